@@ -1,0 +1,70 @@
+"""imori: a folder of photos becomes an image classifier, with any classic CNN, in the framework you use.
+
+    tree = imori.model("resnet50", classes=10)              # a network is a value
+    native = imori.build(tree, (3, 224, 224), "torch")      # an ordinary torch.nn.Module
+    run = imori.train("photos/", model="resnet18", out="runs/a")
+    imori.load("runs/a").predict(["a.jpg"])
+
+Importing imori imports nothing else: each name below is fetched from its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imori.catalogue import list_models, model
+    from imori.classifier import Classifier, load
+    from imori.errors import ImoriError
+    from imori.frameworks import build, dump_weights, logits
+    from imori.shapes import summary, walk
+    from imori.train import Recipe, train
+    from imori.weights import initial_weights, read_weights
+
+__version__ = "0.1.0"
+__all__ = [
+    "Classifier",
+    "ImoriError",
+    "Recipe",
+    "build",
+    "dump_weights",
+    "initial_weights",
+    "list_models",
+    "load",
+    "logits",
+    "model",
+    "read_weights",
+    "summary",
+    "train",
+    "walk",
+]
+
+_HOME = {
+    "Classifier": "classifier",
+    "ImoriError": "errors",
+    "Recipe": "train",
+    "build": "frameworks",
+    "dump_weights": "frameworks",
+    "initial_weights": "weights",
+    "list_models": "catalogue",
+    "load": "classifier",
+    "logits": "frameworks",
+    "model": "catalogue",
+    "read_weights": "weights",
+    "summary": "shapes",
+    "train": "train",
+    "walk": "shapes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'imori' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"imori.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,88 @@
+"""The frameworks in which a tree can be built: one file each, found by name and imported when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from typing import cast
+
+from imori.errors import FrameworkMissing, ImoriError, NameUnknown
+from imori.frameworks.base import Array, Framework, Native, Weights
+from imori.shapes import Shape, resolve
+from imori.tree import Tree
+from imori.weights import check, initial_weights
+
+PREFERRED = ("torch", "keras", "tensorflow", "flax", "chainer", "numpy")
+
+
+def names() -> tuple[str, ...]:
+    """Every framework that imori knows, installed or not, the preferred ones first."""
+    found = {module.name for module in pkgutil.iter_modules(__path__)} - {"base"}
+    known = [name for name in PREFERRED if name in found]
+    return (*known, *sorted(found - set(known)))
+
+
+def installed(name: str) -> bool:
+    """Whether the framework can be imported; it is not imported."""
+    return importlib.util.find_spec(name) is not None
+
+
+def get(name: str | None = None) -> Framework:
+    """The framework called `name`, or the preferred one that is installed. FrameworkMissing names its extra."""
+    if name is None:
+        name = next(candidate for candidate in names() if installed(candidate))
+    if name not in names():
+        raise NameUnknown(f"there is no framework {name!r}; there are {', '.join(names())}")
+    if not installed(name):
+        raise FrameworkMissing(f"{name} is not installed; install it by: pip install 'imori[{name}]'")
+    return cast(Framework, importlib.import_module(f"{__name__}.{name}"))
+
+
+def name_of(framework: Framework) -> str:
+    """The name by which `get` finds a framework."""
+    return cast(str, framework.__name__).rpartition(".")[2]  # type: ignore[attr-defined]
+
+
+def of(native: Native) -> Framework:
+    """The framework that made a native model."""
+    for name in names():
+        if name in sys.modules and get(name).owns(native):
+            return get(name)
+    raise ImoriError(f"{type(native).__name__} is no model of {', '.join(names())}; build one by imori.build")
+
+
+def build(
+    tree: Tree,
+    shape: Shape,
+    framework: str | None = None,
+    weights: Weights | None = None,
+    dtype: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Native:
+    """The framework's own model of `tree` for images of `shape` (C, H, W).
+
+    `weights` are canonical; without them the model starts from `initial_weights(tree, shape, seed)`. `dtype` is the
+    weights' own unless given. The preferred framework that is installed is taken unless one is named.
+    """
+    chosen = get(framework)
+    root = resolve(tree, shape)
+    if weights is None:
+        weights = initial_weights(tree, shape, seed)
+    check(weights, root)
+    dtype = dtype or str(next(iter(weights.values())).dtype if weights else "float32")
+    if dtype not in chosen.DTYPES:
+        raise ImoriError(f"{name_of(chosen)} does not build in {dtype!r}; it builds in {', '.join(chosen.DTYPES)}")
+    return chosen.build(root, weights, dtype, chosen.device(device))
+
+
+def logits(native: Native, images: Array) -> Array:
+    """Inference on preprocessed images (N, C, H, W): logits (N, classes)."""
+    return of(native).logits(native, images)
+
+
+def dump_weights(native: Native) -> Weights:
+    """The model's weights under canonical names and in canonical layouts."""
+    return of(native).dump(native)

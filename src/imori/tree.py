@@ -1,0 +1,624 @@
+"""The vocabulary in which a network is written: layers and combinators, all frozen values. Standard library only.
+
+A tree says what its paper's table says and nothing else: input channels are never written, and nothing here knows a
+framework. `shapes.resolve` gives every node its shapes and its padding in whole numbers; `str(tree)` prints the table.
+
+Shapes are channels first, without the batch: a map is (C, H, W), a flat vector is (F,).
+Sizes are an int, or a pair (vertical, horizontal). Padding is an int, a pair (vertical, horizontal), the four sides
+(top, bottom, left, right), or "same" (the output is the input divided by the stride, rounded up; an odd rest goes to
+the bottom and the right, as TensorFlow has it).
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
+
+from imori.errors import TreeError
+
+Pair: TypeAlias = int | tuple[int, int]
+Pad: TypeAlias = int | tuple[int, int] | tuple[int, int, int, int] | Literal["same"]
+Init: TypeAlias = Literal["he", "xavier"] | float
+
+FORMAT = 1
+ROLES = ("weight", "bias", "mean", "var")
+MAX_DEPTH = 64
+MAX_NODES = 20_000
+MAX_NUMBER = 2**24
+
+
+@dataclass(frozen=True, repr=False)
+class _Node:
+    """What layers and combinators share: they are checked when made, and print as the code that makes them."""
+
+    weighted: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for part in fields(self):
+            value = getattr(self, part.name)
+            check = _CHECKS.get(f"{type(self).__name__}.{part.name}", _CHECKS.get(part.name))
+            if check is not None:
+                try:
+                    object.__setattr__(self, part.name, check(value))
+                except (TypeError, ValueError) as error:
+                    raise TreeError(f"{type(self).__name__}: {part.name} is {value!r}; it must be {error}") from None
+
+    def __repr__(self) -> str:
+        written = []
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if part.default is MISSING:
+                written.append(repr(value))
+            elif value != part.default:
+                written.append(f"{part.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(written)})"
+
+    def __str__(self) -> str:
+        return table(self)  # type: ignore[arg-type]
+
+
+# --- layers with weights ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Conv(_Node):
+    """Convolution (cross-correlation) to `out` channels; map (C, H, W) -> map.
+
+    weight (out, C / groups, kernel height, kernel width), bias (out,).
+    `init`: "he" (normal, deviation sqrt(2 / fan in): arXiv:1502.01852), "xavier" (uniform within
+    sqrt(6 / (fan in + fan out)): Glorot and Bengio 2010), or a normal distribution's own deviation. Biases start at 0.
+    """
+
+    weighted: ClassVar[bool] = True
+    out: int
+    kernel: Pair
+    stride: Pair = 1
+    pad: Pad = 0
+    groups: int = 1
+    dilation: Pair = 1
+    bias: bool = True
+    init: Init = "he"
+
+
+@dataclass(frozen=True, repr=False)
+class Depthwise(_Node):
+    """A convolution of each channel by itself; map (C, H, W) -> map of C * multiplier channels.
+
+    weight (C * multiplier, 1, kernel height, kernel width): channel c gives outputs c * multiplier + m.
+    """
+
+    weighted: ClassVar[bool] = True
+    kernel: Pair
+    stride: Pair = 1
+    pad: Pad = 0
+    multiplier: int = 1
+    dilation: Pair = 1
+    bias: bool = True
+    init: Init = "he"
+
+
+@dataclass(frozen=True, repr=False)
+class ConvTranspose(_Node):
+    """Transposed convolution, the gradient of a `Conv` by its input; map (C, H, W) -> map of `out` channels.
+
+    The full result, (H - 1) * stride + kernel high, is cropped by `pad` and then grows by `output_pad` at the bottom
+    and the right. weight (C, out / groups, kernel height, kernel width).
+    """
+
+    weighted: ClassVar[bool] = True
+    out: int
+    kernel: Pair
+    stride: Pair = 1
+    pad: Pad = 0
+    output_pad: Pair = 0
+    groups: int = 1
+    bias: bool = True
+    init: Init = "he"
+
+
+@dataclass(frozen=True, repr=False)
+class Linear(_Node):
+    """A dense (fully connected, affine) layer; flat (F,) -> flat (out,). weight (out, F), bias (out,)."""
+
+    weighted: ClassVar[bool] = True
+    out: int
+    bias: bool = True
+    init: Init = "he"
+
+
+@dataclass(frozen=True, repr=False)
+class BatchNorm(_Node):
+    """Batch normalisation of each channel (arXiv:1502.03167); map or flat, the shape stays.
+
+    weight, bias, mean and var, each (C,). `momentum` is the share of the new batch in the running mean and variance;
+    the batch is normalised by its biased variance, the running one is unbiased (N / (N - 1)), as in PyTorch.
+    """
+
+    weighted: ClassVar[bool] = True
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+
+# --- layers without weights ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class MaxPool(_Node):
+    """The largest value of each window; `stride` is the kernel unless given. `ceil` rounds the output size up."""
+
+    kernel: Pair
+    stride: Pair | None = None
+    pad: Pad = 0
+    ceil: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stride is None:
+            object.__setattr__(self, "stride", self.kernel)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False)
+class AvgPool(_Node):
+    """The mean of each window. `count_include_pad` counts padded zeros (never those that `ceil` or "same" add)."""
+
+    kernel: Pair
+    stride: Pair | None = None
+    pad: Pad = 0
+    ceil: bool = False
+    count_include_pad: bool = True
+
+    def __post_init__(self) -> None:
+        if self.stride is None:
+            object.__setattr__(self, "stride", self.kernel)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False)
+class AdaptiveAvgPool(_Node):
+    """Means over a grid of `size` cells, whatever the input; map (C, H, W) -> (C, *size).
+
+    Cell i of n covers rows floor(i * H / n) to ceil((i + 1) * H / n), as in PyTorch.
+    """
+
+    size: Pair
+
+
+@dataclass(frozen=True, repr=False)
+class GlobalAvgPool(_Node):
+    """The mean of each channel (arXiv:1312.4400); map (C, H, W) -> flat (C,)."""
+
+
+@dataclass(frozen=True, repr=False)
+class Flatten(_Node):
+    """Map (C, H, W) -> flat (C * H * W,), in that order in every framework."""
+
+
+@dataclass(frozen=True, repr=False)
+class LRN(_Node):
+    """Local response normalisation across `size` neighbouring channels: x / (k + alpha * sum of squares) ** beta.
+
+    From Krizhevsky et al. 2012, section 3.3. `alpha` multiplies the sum, not the mean; `size` is odd.
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+
+
+@dataclass(frozen=True, repr=False)
+class ReLU(_Node):
+    """max(x, 0), and no more than `max` where it is given (6 for MobileNet-v2)."""
+
+    max: float | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class LeakyReLU(_Node):
+    """x where positive, slope * x elsewhere."""
+
+    slope: float = 0.01
+
+
+@dataclass(frozen=True, repr=False)
+class Sigmoid(_Node):
+    """1 / (1 + exp(-x))."""
+
+
+@dataclass(frozen=True, repr=False)
+class Tanh(_Node):
+    """The hyperbolic tangent."""
+
+
+@dataclass(frozen=True, repr=False)
+class Softmax(_Node):
+    """exp(x) over its sum, along the channels. A network for training ends in logits, without it."""
+
+
+@dataclass(frozen=True, repr=False)
+class Dropout(_Node):
+    """In training, sets a share `drop` of the values to zero and divides the others by 1 - drop."""
+
+    drop: float = 0.5
+
+
+@dataclass(frozen=True, repr=False)
+class Identity(_Node):
+    """Passes its input through: the plain shortcut of a residual block."""
+
+
+@dataclass(frozen=True, repr=False)
+class Subsample(_Node):
+    """Every `stride`-th row and column, from the first: the shortcut of ResNet's option A."""
+
+    stride: Pair
+
+
+@dataclass(frozen=True, repr=False)
+class PadChannels(_Node):
+    """Appends channels of zeros up to `out`: the shortcut of ResNet's option A."""
+
+    out: int
+
+
+# --- combinators -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class _Combinator(_Node):
+    """Children in order, each with its name. Unnamed ones are numbered (among the weighted) or named by their kind."""
+
+    children: tuple[tuple[str | None, Tree], ...]
+
+    def __init__(self, *unnamed: Tree, **named: Tree) -> None:
+        self._adopt(tuple((None, child) for child in unnamed) + tuple(named.items()))
+
+    @classmethod
+    def of(cls, children: tuple[tuple[str | None, Tree], ...]) -> _Combinator:
+        """From (name or None, child) pairs, where names and their order are computed."""
+        made = cls.__new__(cls)
+        made._adopt(tuple(children))
+        return made
+
+    def _adopt(self, children: tuple[tuple[str | None, Tree], ...]) -> None:
+        object.__setattr__(self, "children", children)
+        kind = type(self).__name__
+        if not children:
+            raise TreeError(f"{kind} has no children; use Identity() to pass an input through")
+        for name, child in children:
+            if not isinstance(child, get_args(Tree)):
+                raise TreeError(f"{kind}: child {name or ''} is {child!r}, which is no layer; make it, as in ReLU()")
+            if name is not None:
+                _check_name(kind, name)
+        names = [name for name, _ in self.segments()]
+        for name in names:
+            if names.count(name) > 1:
+                raise TreeError(f"{kind}: two children are called {name!r}; give each its own name")
+
+    @property
+    def weighted(self) -> bool:  # type: ignore[override]
+        """Whether any child has weights."""
+        return any(child.weighted for _, child in self.children)
+
+    def segments(self) -> Iterator[tuple[str, Tree]]:
+        """Each child with its segment of the path: its name, or its number among the unnamed ones with weights.
+
+        An unnamed child without weights is called by its kind and number ("relu_0"), so that adding a Dropout
+        renames no weight.
+        """
+        number, kinds = 0, dict[str, int]()
+        for name, child in self.children:
+            if name is not None:
+                yield name, child
+            elif child.weighted:
+                yield str(number), child
+                number += 1
+            else:
+                kind = type(child).__name__.lower()
+                yield f"{kind}_{kinds.get(kind, 0)}", child
+                kinds[kind] = kinds.get(kind, 0) + 1
+
+    def __repr__(self) -> str:
+        if any(name is None for name, _ in self.children[1:]) and any(name for name, _ in self.children):
+            return f"{type(self).__name__}.of({self.children!r})"
+        inside = (f"{name}={child!r}" if name is not None else repr(child) for name, child in self.children)
+        return f"{type(self).__name__}({', '.join(inside)})"
+
+
+class Chain(_Combinator):
+    """One after the other."""
+
+
+class Sum(_Combinator):
+    """The same input to every child; their outputs, of one shape, are added."""
+
+
+class Concat(_Combinator):
+    """The same input to every child; their outputs are joined along the channels, in order."""
+
+
+@dataclass(frozen=True, repr=False)
+class Aux(_Node):
+    """An auxiliary classifier: passes its input through, and in training adds its head's loss times `weight`.
+
+    The head takes the input to logits. It is dropped at inference, so it forbids no input size there.
+    """
+
+    head: Tree
+    weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.head, get_args(Tree)):
+            raise TreeError(f"Aux: head is {self.head!r}; it must be a layer or a combinator")
+
+    @property
+    def weighted(self) -> bool:  # type: ignore[override]
+        """Whether its head has weights."""
+        return self.head.weighted
+
+
+Layer: TypeAlias = (
+    Conv | Depthwise | ConvTranspose | Linear | BatchNorm
+    | MaxPool | AvgPool | AdaptiveAvgPool | GlobalAvgPool | Flatten | LRN
+    | ReLU | LeakyReLU | Sigmoid | Tanh | Softmax | Dropout | Identity | Subsample | PadChannels
+)  # fmt: skip
+Tree: TypeAlias = Layer | Chain | Sum | Concat | Aux
+KINDS: dict[str, type[Tree]] = {kind.__name__: kind for kind in get_args(Tree)}
+ACTIVATIONS = (ReLU, LeakyReLU, Sigmoid, Tanh, Softmax)
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _whole(value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_NUMBER:
+        raise ValueError(f"a whole number from {least} to {MAX_NUMBER}")
+    return value
+
+
+def _sizes(value: Any, least: int) -> Pair:
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError("a whole number or a pair (vertical, horizontal)")
+        vertical, horizontal = (_whole(part, least) for part in value)
+        return vertical if vertical == horizontal else (vertical, horizontal)
+    return _whole(value, least)
+
+
+def _pad(value: Any) -> Pad:
+    if value == "same":
+        return "same"
+    if isinstance(value, (tuple, list)) and len(value) == 4:
+        top, bottom, left, right = (_whole(part, 0) for part in value)
+        return _sizes((top, left), 0) if (top, left) == (bottom, right) else (top, bottom, left, right)
+    try:
+        return _sizes(value, 0)
+    except ValueError:
+        raise ValueError(
+            'a whole number from 0, a pair (vertical, horizontal), four sides (top, bottom, left, right) or "same"'
+        ) from None
+
+
+def _number(value: Any, least: float, below: float, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < below:
+        raise ValueError(what)
+    return float(value)
+
+
+def _init(value: Any) -> Init:
+    if value == "he":
+        return "he"
+    if value == "xavier":
+        return "xavier"
+    return _number(value, 0.0, 1e6, '"he", "xavier" or a deviation from 0')
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+def _odd(value: Any) -> int:
+    if _whole(value, 1) % 2 == 0:
+        raise ValueError("odd, so that the window has a middle")
+    return int(value)
+
+
+_CHECKS: dict[str, Any] = {
+    "out": lambda value: _whole(value, 1),
+    "groups": lambda value: _whole(value, 1),
+    "multiplier": lambda value: _whole(value, 1),
+    "kernel": lambda value: _sizes(value, 1),
+    "stride": lambda value: _sizes(value, 1),
+    "dilation": lambda value: _sizes(value, 1),
+    "output_pad": lambda value: _sizes(value, 0),
+    "pad": _pad,
+    "AdaptiveAvgPool.size": lambda value: _sizes(value, 1),
+    "LRN.size": _odd,
+    "bias": _flag,
+    "ceil": _flag,
+    "count_include_pad": _flag,
+    "init": _init,
+    "eps": lambda value: _number(value, 1e-12, 1.0, "a number from 1e-12, below 1"),
+    "momentum": lambda value: _number(value, 0.0, 1.0 + 1e-12, "a number from 0 to 1"),
+    "drop": lambda value: _number(value, 0.0, 1.0, "a share from 0, below 1"),
+    "slope": lambda value: _number(value, -1e6, 1e6, "a number"),
+    "alpha": lambda value: _number(value, 0.0, 1e6, "a number from 0"),
+    "beta": lambda value: _number(value, 0.0, 1e6, "a number from 0"),
+    "k": lambda value: _number(value, 1e-12, 1e6, "a number above 0"),
+    "weight": lambda value: _number(value, 0.0, 1e6, "a number from 0"),
+    "max": lambda value: None if value is None else _number(value, 1e-12, 1e6, "None or a number above 0"),
+}
+
+
+# What a segment of a path may not be: it would hide an attribute of a framework's module.
+RESERVED = frozenset(
+    """
+    add add_loss add_metric add_module add_param add_persistent add_weight append apply bfloat16 buffers build built
+    call call_super_init children clear cleargrads compile compiled compute_dtype compute_loss compute_mask
+    compute_metrics compute_output_shape count_params cpu cuda cursor default disable_update double dtype dtype_policy
+    dump_patches enable_update eval evaluate export extend extra_repr fit float forward from_config from_iterable
+    get_buffer get_config get_extra_state get_layer get_parameter get_submodule half init_scope inplace input inputs
+    insert ipu items jit_compile keys layers links load_state_dict load_weights losses merge metrics metrics_names
+    modules mtia name name_scope namedlinks namedparams named_buffers named_children named_modules named_parameters
+    non_trainable_variables non_trainable_weights optimizer output outputs parameters params path perturb pop predict
+    print quantize register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter register_persistent
+    register_state_dict_post_hook register_state_dict_pre_hook remove repeat requires_grad requires_grad_ reset_states
+    rematerialized_call reverse run_eagerly save save_weights serialize set set_attributes set_extra_state
+    set_submodule share_memory sow split state_dict stateless_call submodules summary supports_masking symbolic_call
+    to to_chx to_cpu to_device to_empty to_gpu to_json train train_step trainable trainable_variables
+    trainable_weights training type update update_enabled values variables variable_dtype weights with_name_scope
+    within_init_scope xp xpu zero_grad zerograds
+    """.split()  # noqa: SIM905
+)
+_SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*|[0-9]+")
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not isinstance(name, str) or not _SEGMENT.fullmatch(name) or len(name) > 64 or keyword.iskeyword(name):
+        raise TreeError(f"{kind}: {name!r} is no name for a child; use letters, digits and _, up to 64 of them")
+    if name in ROLES or name in RESERVED:
+        raise TreeError(f"{kind}: a child may not be called {name!r}, which a framework's modules use; try {name}1")
+
+
+# --- the table, and JSON ---------------------------------------------------------------------------------------------
+
+
+def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Layer]]:
+    """Every layer with its path, in the order in which it runs; an auxiliary head's layers included."""
+    match tree:
+        case Chain() | Sum() | Concat():
+            for segment, child in tree.segments():
+                yield from leaves(child, f"{path}.{segment}" if path else segment)
+        case Aux(head):
+            yield from leaves(head, path)
+        case _:
+            yield path, tree
+
+
+def columns(layer: Layer) -> tuple[str, str, str, str]:
+    """kernel, filters, stride and padding as a paper's table writes them; "-" where a layer has none."""
+
+    def size(value: Any) -> str:
+        if isinstance(value, tuple):
+            return " x ".join(map(str, value)) if len(value) == 2 else "/".join(map(str, value))
+        return f"{value} x {value}"
+
+    def plain(value: Any) -> str:
+        return size(value) if isinstance(value, tuple) else str(value)
+
+    kernel = getattr(layer, "kernel", getattr(layer, "size", None) if isinstance(layer, AdaptiveAvgPool) else None)
+    filters = getattr(layer, "out", None)
+    stride, pad = getattr(layer, "stride", None), getattr(layer, "pad", None)
+    padding = "-" if pad is None else plain(pad) + (" ceil" if getattr(layer, "ceil", False) else "")
+    return (
+        "-" if kernel is None else size(kernel),
+        "-" if filters is None else str(filters),
+        "-" if stride is None else plain(stride),
+        padding,
+    )
+
+
+def describe(layer: Layer) -> str:
+    """The layer's kind, with what its columns do not say: "Conv groups=2", "Dropout 0.5"."""
+    shown = {"out", "kernel", "stride", "pad", "ceil", "init"}
+    extra = []
+    for part in fields(layer):
+        value = getattr(layer, part.name)
+        if part.name in shown or value == part.default or isinstance(layer, AdaptiveAvgPool):
+            continue
+        extra.append(f"{part.name}={value}")
+    return " ".join([type(layer).__name__, *extra])
+
+
+def table(tree: Tree) -> str:
+    """The tree as its paper's table: a row a layer, an activation in the row of the layer that it follows."""
+    rows = [("path", "layer", "kernel", "filters", "stride", "padding", "activation")]
+    for path, layer in leaves(tree):
+        previous = rows[-1]
+        if isinstance(layer, ACTIVATIONS) and len(rows) > 1 and previous[-1] == "-" and _same_parent(path, previous[0]):
+            rows[-1] = (*previous[:-1], describe(layer))
+        else:
+            rows.append((path, describe(layer), *columns(layer), "-"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _same_parent(one: str, other: str) -> bool:
+    return one.rpartition(".")[0] == other.rpartition(".")[0]
+
+
+def to_data(tree: Tree) -> dict[str, Any]:
+    """The tree as plain data for JSON; every field is written, defaults included."""
+    data: dict[str, Any] = {"kind": type(tree).__name__}
+    match tree:
+        case Chain() | Sum() | Concat():
+            data["children"] = [[name, to_data(child)] for name, child in tree.children]
+        case Aux(head, weight):
+            data |= {"head": to_data(head), "weight": weight}
+        case _:
+            for part in fields(tree):
+                value = getattr(tree, part.name)
+                data[part.name] = list(value) if isinstance(value, tuple) else value
+    return data
+
+
+def to_json(tree: Tree) -> str:
+    """The tree as JSON, with the format's number: read it back with `from_json`."""
+    return json.dumps({"format": FORMAT, "tree": to_data(tree)})
+
+
+def from_json(text: str) -> Tree:
+    """The tree that `to_json` wrote. Refuses, by TreeError, what it does not know: nothing is guessed or dropped."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TreeError(f"this is not a tree in JSON: {error}") from error
+    if not isinstance(data, dict) or set(data) != {"format", "tree"}:
+        raise TreeError('a tree in JSON is {"format": 1, "tree": {...}}, and this is not')
+    if data["format"] != FORMAT:
+        raise TreeError(f"this tree has format {data['format']!r}, and this imori reads {FORMAT}; update imori")
+    return from_data(data["tree"])
+
+
+def from_data(data: Any) -> Tree:
+    """The tree of plain data as `to_data` makes it; its depth, size and numbers are bounded."""
+    budget = [MAX_NODES]
+    return _from_data(data, "", 0, budget)
+
+
+def _from_data(data: Any, path: str, depth: int, budget: list[int]) -> Tree:
+    where = path or "the root"
+    budget[0] -= 1
+    if depth > MAX_DEPTH or budget[0] < 0:
+        raise TreeError(f"{where}: the tree is deeper than {MAX_DEPTH} or has more than {MAX_NODES} nodes")
+    if not isinstance(data, dict) or not isinstance(data.get("kind"), str) or data["kind"] not in KINDS:
+        found = data.get("kind") if isinstance(data, dict) else data
+        raise TreeError(f"{where}: {str(found)[:60]!r} is no kind of layer; the kinds are {', '.join(KINDS)}")
+    kind = KINDS[data["kind"]]
+    expected = {"kind", *(part.name for part in fields(kind))}
+    if set(data) != expected:
+        wrong = sorted(set(data) ^ expected)
+        raise TreeError(f"{where}: {data['kind']} has the fields {sorted(expected)}; these differ: {wrong}")
+    if issubclass(kind, _Combinator):
+        pairs = data["children"]
+        if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise TreeError(f"{where}: children must be a list of [name or null, node]")
+        made = ((name, _from_data(child, f"{path}.{name}", depth + 1, budget)) for name, child in pairs)
+        return kind.of(tuple(made))  # type: ignore[return-value]
+    if kind is Aux:
+        return Aux(_from_data(data["head"], path, depth + 1, budget), data["weight"])
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    del values["kind"]
+    make: Any = kind
+    try:
+        return make(**values)  # type: ignore[no-any-return]
+    except TreeError as error:
+        raise TreeError(f"{where}: {error}") from error
