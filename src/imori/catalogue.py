@@ -7,13 +7,14 @@ import fnmatch
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from imori.errors import ImoriError, NameUnknown, TreeError
 from imori.tree import Tree, from_json
+
+DEFAULT_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,128 @@ CATALOGUE: dict[str, Entry] = {
     "resnet_mnist_plain": Entry("resnet_mnist:resnet_mnist", 28, ("plain",)),
     "resnet_mnist_bottleneck": Entry("resnet_mnist:resnet_mnist", 28, ("bottleneck",)),
 }
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names in the catalogue that fit `pattern` ("resnet*"), in the catalogue's order."""
+    return [name for name in CATALOGUE if fnmatch.fnmatchcase(name, pattern.lower())]
+
+
+def variants(name: str) -> tuple[str, ...]:
+    """The forms of a network of the catalogue that differ, "default" first. NameUnknown for a name that is unknown."""
+    return tuple(_paper(_entry(name)).VARIANTS)
+
+
+def size_of(name: str) -> int:
+    """The height and width that a network's paper feeds it; a user's own file says SIZE, and 224 stands in for it."""
+    if _is_own(name):
+        path, _, _ = name.rpartition(":")
+        return int(getattr(_own_module(path), "SIZE", DEFAULT_SIZE))
+    return DEFAULT_SIZE if name.endswith(".json") else _entry(name).size
+
+
+def model(name: str | Tree, classes: int = 1000, channels: int = 3, variant: str | None = None) -> Tree:
+    """A network as a value.
+
+    `name` is a name of the catalogue, "path/my_net.py:function" (your own function that returns a tree; it is called
+    with `classes` if it takes that), the path of a tree in JSON, or a tree, which is returned as it is. `variant` is
+    one of `variants(name)`, or a publisher whose form does not differ from the default. A tree does not state its
+    input channels, so `channels` is checked and changes nothing. Raises NameUnknown with the nearest names, or
+    TreeError for a network that cannot be made.
+    """
+    for what, value in (("classes", classes), ("channels", channels)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise TreeError(f"{what} is {value!r}; it must be a whole number from 1")
+    if isinstance(name, str) and not _is_own(name) and not name.endswith(".json"):
+        entry = _entry(name)
+        chosen = _variant(name, _paper(entry), variant or "default")
+        function = getattr(_paper(entry), entry.function.partition(":")[2])
+        return function(*entry.arguments, classes=classes, variant=chosen)  # type: ignore[no-any-return]
+    if variant not in (None, "default"):
+        raise NameUnknown(f"a network of your own has no variant {variant!r}; variants belong to the catalogue's names")
+    if not isinstance(name, str):
+        return _checked(name, "model")
+    return _own_tree(name, classes) if _is_own(name) else from_json(_read(name))
+
+
+def _entry(name: str) -> Entry:
+    if name not in CATALOGUE:
+        near = difflib.get_close_matches(name.lower(), CATALOGUE, n=5, cutoff=0.5) or list(CATALOGUE)
+        raise NameUnknown(
+            f"there is no model {name!r}; the nearest names are {', '.join(near)}."
+            " `imori models` lists all; your own is written as path/my_net.py:function"
+        )
+    return CATALOGUE[name]
+
+
+def _paper(entry: Entry) -> Any:
+    return importlib.import_module(f"imori.papers.{entry.function.partition(':')[0]}")
+
+
+def _variant(name: str, paper: Any, variant: str) -> str:
+    """The variant to build; a publisher's form that does not differ from the default is the default."""
+    if variant in paper.VARIANTS:
+        return variant
+    if variant in paper.SAME:
+        return "default"
+    same = f" ({', '.join(paper.SAME)}: the same as the default)" if paper.SAME else ""
+    raise NameUnknown(f"{name} has no variant {variant!r}; it has {', '.join(paper.VARIANTS)}{same}")
+
+
+# --- a user's own networks -------------------------------------------------------------------------------------------
+
+
+def _is_own(name: str) -> bool:
+    return name.endswith(".py") or name.rpartition(":")[0].endswith(".py")
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NameUnknown(f"{path} cannot be read as a network: {error}") from error
+
+
+def _own_module(path: str) -> Any:
+    """The user's own file, run as the Python that it is."""
+    _read(path)
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise TreeError(f"{path} stopped with {type(error).__name__}: {error}; mend the file") from error
+    return module
+
+
+def _own_tree(name: str, classes: int) -> Tree:
+    path, _, function = name.rpartition(":")
+    if not path.endswith(".py"):
+        raise NameUnknown(f"{name} names no function; write {name}:function, for one in it that returns a tree")
+    module = _own_module(path)
+    make = getattr(module, function, None)
+    if not callable(make):
+        there = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        raise NameUnknown(f"{path} has no function {function!r}; it has {', '.join(there) or 'none'}")
+    takes = inspect.signature(make).parameters
+    try:
+        made = make(classes=classes) if "classes" in takes else make()
+    except ImoriError:
+        raise
+    except Exception as error:
+        raise TreeError(f"{name} stopped with {type(error).__name__}: {error}; mend the file") from error
+    return _checked(made, name)
+
+
+def _checked(made: Any, name: str) -> Tree:
+    if not isinstance(made, get_args(Tree)):
+        raise TreeError(
+            f"{name} gave {made!r:.80}, which is no network; it must be a tree, as in Chain(Conv(8, 3), ...)"
+        )
+    return made  # type: ignore[no-any-return]
