@@ -1,0 +1,215 @@
+"""A trained model, ready to use: the network, its class names and its preprocessing, from one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imori import frameworks
+from imori.data import (
+    Augmentation,
+    Images,
+    Loader,
+    Preprocessing,
+    Skipped,
+    find_images,
+    open_labelled,
+    open_photo,
+    open_splits,
+)
+from imori.errors import DataError, RunError
+from imori.frameworks.base import Framework, Native
+from imori.train.loop import evaluate
+from imori.train.metrics import ClassScore, per_class, softmax
+from imori.train.run import Run, find_run
+from imori.weights import Card, read_model
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a photo shows: the likeliest classes with their probabilities, or why it could not be read."""
+
+    path: str
+    top: tuple[tuple[str, float], ...] = ()
+    """(class, probability), the likeliest first."""
+    error: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The likeliest class; None for a photo that could not be read."""
+        return self.top[0][0] if self.top else None
+
+    @property
+    def probability(self) -> float | None:
+        """The likeliest class's probability."""
+        return self.top[0][1] if self.top else None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a classifier did on labelled photos."""
+
+    accuracy: float
+    top5: float
+    loss: float
+    images: int
+    classes: tuple[str, ...]
+    per_class: tuple[ClassScore, ...]
+    confusion: npt.NDArray[np.int64]
+    """(classes, classes): row the true class, column the answer."""
+    skipped: tuple[Skipped, ...] = ()
+    """Photos that could not be read, and so were not scored."""
+    seen: int = 0
+    """Scored photos that the model was trained on: their answers say nothing about new photos."""
+
+    def to_data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "accuracy": self.accuracy,
+            "top5": self.top5,
+            "loss": self.loss,
+            "images": self.images,
+            "classes": list(self.classes),
+            "per_class": [vars(one) for one in self.per_class],
+            "confusion": self.confusion.tolist(),
+            "skipped": [vars(one) for one in self.skipped],
+            "seen": self.seen,
+        }
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model in a framework, with all that its file says."""
+
+    native: Native
+    card: Card
+    framework: Framework
+    device: str
+    run: Run | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.card.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a photo becomes the network's input."""
+        return Preprocessing.from_data(dict(self.card.preprocessing))
+
+    @property
+    def framework_name(self) -> str:
+        """The framework that it was built in."""
+        return frameworks.name_of(self.framework)
+
+    def predict(self, paths: str | Path | Iterable[str | Path], top: int = 5, strict: bool = False) -> list[Prediction]:
+        """The `top` likeliest classes of each photo; folders and globs are searched.
+
+        A photo that cannot be read has its reason in `error`, or with `strict` raises DataError.
+        """
+        return list(self.predictions(find_images([paths] if isinstance(paths, (str, Path)) else paths), top, strict))
+
+    def predictions(self, photos: list[str], top: int = 5, strict: bool = False) -> Iterator[Prediction]:
+        """As `predict` does, for photos named one by one, batch by batch."""
+        preprocessing = self.preprocessing
+
+        def load(path: str) -> npt.NDArray[np.float32] | DataError:
+            try:
+                return preprocessing(open_photo(path, preprocessing.channels, preprocessing.least))
+            except DataError as error:
+                return error
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for first in range(0, len(photos), BATCH):
+                names = photos[first : first + BATCH]
+                loaded = list(pool.map(load, names))
+                for one in loaded:
+                    if strict and isinstance(one, DataError):
+                        raise one
+                good = [one for one in loaded if not isinstance(one, DataError)]
+                answers = iter(softmax(self.framework.logits(self.native, np.stack(good))) if good else ())
+                for name, one in zip(names, loaded, strict=True):
+                    if isinstance(one, DataError):
+                        yield Prediction(name, error=str(one))
+                    else:
+                        yield Prediction(name, self._best(next(answers), top))
+
+    def _labelled(self, path: str | Path, strict: bool) -> Images:
+        return open_labelled(
+            path, self.classes, channels=self.preprocessing.channels, strict=strict, workers=os.cpu_count() or 1
+        )
+
+    def _held_back(self, strict: bool) -> Images:
+        if self.run is None:
+            raise RunError("a model file alone has no test part; name the photos to score")
+        recipe = self.run.recipe
+        splits = open_splits(
+            self.run.data,
+            channels=recipe.channels,
+            val=recipe.val,
+            test=recipe.test,
+            seed=recipe.seed,
+            strict=strict,
+            workers=os.cpu_count() or 1,
+        )
+        if splits.test is None or tuple(splits.classes) != self.classes:
+            raise RunError(f"{self.run.path} held back no test part of {self.run.data}; name the photos to score")
+        return splits.test
+
+    def _best(self, probabilities: npt.NDArray[np.float64], top: int) -> tuple[tuple[str, float], ...]:
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return tuple((self.classes[i], float(probabilities[i])) for i in order)
+
+    def score(self, path: str | Path | None = None, strict: bool = False) -> Score:
+        """Accuracy and more on labelled photos: a folder's test part where it has one, every photo otherwise.
+
+        The folder's classes must be the model's. Without a path, the test part that the model's run held back.
+        """
+        images = self._held_back(strict) if path is None else self._labelled(path, strict)
+        loader = Loader(images, self.preprocessing, Augmentation(), batch=BATCH, seed=0, workers=os.cpu_count() or 1)
+        tally = evaluate(self.framework, self.native, loader, len(self.classes))
+        trained_on = self.run.trained_on() if self.run else set()
+        return Score(
+            tally.accuracy,
+            tally.top5,
+            tally.loss,
+            tally.images,
+            self.classes,
+            per_class(tally.confusion, self.classes),
+            tally.confusion,
+            tuple(images.skipped),
+            sum(name in trained_on for name in images.names),
+        )
+
+
+def load(path: str | Path, framework: str | None = None, device: str = "auto") -> Classifier:
+    """A trained model from a run ("runs/latest" is the newest) or from a model.safetensors.
+
+    It is built in `framework`, or in the one that trained it where that is installed, or in another one that is.
+    """
+    path, run = Path(path), None
+    if path.is_dir() or path.name == "latest":
+        run = find_run(path)
+        if not run.model_file.exists():
+            raise RunError(f"{run.path} has no model.safetensors: no epoch was finished; go on with it by --resume")
+        path = run.model_file
+    elif (path.parent / "split.csv").exists():
+        run = Run(path.parent)
+    weights, card = read_model(path)
+    trained_in = card.framework if card.framework in frameworks.names() else None
+    if framework is None and trained_in and frameworks.installed(trained_in):
+        framework = trained_in
+    chosen = frameworks.get(framework)
+    Preprocessing.from_data(dict(card.preprocessing))
+    place = chosen.device(device)
+    native = frameworks.build(card.tree, card.input, frameworks.name_of(chosen), weights, device=place)
+    return Classifier(native, card, chosen, place, run)

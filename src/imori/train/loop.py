@@ -1,0 +1,184 @@
+"""The one training loop, for every framework: it feeds a step, validates, keeps the best, and can stop at any moment.
+
+Everything random is a function of the seed and of the step, so a run that was interrupted and resumed ends in the same
+bits as one that was not (on the same machine, versions and threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imori.data import Loader
+from imori.errors import RunError
+from imori.frameworks.base import Framework, Native, Step
+from imori.train.metrics import Tally, soft_targets
+from imori.train.recipe import Recipe
+from imori.train.report import Report
+from imori.train.run import Progress, Run, metrics_of
+from imori.train.schedules import rate_at
+from imori.weights import Card, read_model
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after the step was finished and everything was saved."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run works with."""
+
+    recipe: Recipe
+    framework: Framework
+    native: Native
+    step: Step
+    training: Loader
+    validation: Loader | None
+    test: Loader | None
+    class_weights: npt.NDArray[np.floating[Any]]
+    card: Card
+    run: Run
+    report: Report
+    rank: int = 0
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.recipe.iterations or self.recipe.epochs * self.training.steps_per_epoch
+
+
+def fit(job: Job, progress: Progress) -> None:
+    """Trains from `progress` to the end, then reads the test images once. Raises `Interrupted` on Ctrl-C."""
+    if not progress.finished:
+        if progress.step < job.total and not progress.stopped:
+            with _interruptible() as asked_to_stop:
+                _train(job, progress, asked_to_stop)
+        _finish(job, progress)
+
+
+def _train(job: Job, progress: Progress, asked_to_stop: Callable[[], bool]) -> None:
+    recipe, loader, classes = job.recipe, job.training, len(job.card.classes)
+    began, earlier = time.perf_counter(), progress.seconds
+    with contextlib.closing(loader.training(progress.step, job.total)) as batches:
+        for batch in batches:
+            targets = soft_targets(batch.labels, classes, recipe.label_smoothing, recipe.precision)
+            weights = batch.weights * job.class_weights[batch.labels]
+            rate = rate_at(recipe, progress.step, job.total, loader.steps_per_epoch)
+            loss, logits = job.step(batch.images, targets, weights, rate, _key(recipe.seed, progress.step, job.rank))
+            if not np.isfinite(loss):
+                raise RunError(
+                    f"the loss is {loss} at step {progress.step + 1}: training went astray; use a lower --lr (it was"
+                    f" {rate:g}) or --clip 1. The last checkpoint is kept in {job.run.path}"
+                )
+            progress.step += 1
+            progress.images += len(batch.labels)
+            progress.loss_sum += loss * len(batch.labels)
+            progress.correct += int((logits.argmax(axis=1) == batch.labels).sum())
+            progress.seconds = earlier + time.perf_counter() - began
+            job.report.step(progress.step, job.total, progress.images / progress.seconds, loss)
+            epoch_ends = progress.step % loader.steps_per_epoch == 0 or progress.step == job.total
+            if epoch_ends:
+                _close_epoch(job, progress, rate)
+                began, earlier = time.perf_counter(), 0.0
+            stop = asked_to_stop()
+            if epoch_ends or stop or progress.step % recipe.checkpoint_steps == 0:
+                _save_last(job, progress)
+            if progress.stopped:
+                return
+            if stop and progress.step < job.total:
+                raise Interrupted(
+                    f"stopped after step {progress.step} of {job.total}; go on by: imori train --resume {job.run.path}"
+                )
+
+
+def _close_epoch(job: Job, progress: Progress, rate: float) -> None:
+    """Validates, writes the best weights if these are, and adds a row of metrics."""
+    row: dict[str, Any] = {
+        "epoch": len(progress.rows) + 1,
+        "step": progress.step,
+        "lr": rate,
+        "train_loss": progress.loss_sum / progress.images,
+        "train_accuracy": progress.correct / progress.images,
+        "val_loss": None,
+        "val_accuracy": None,
+        "seconds": round(progress.seconds, 3),
+    }
+    better = True
+    if job.validation is not None:
+        tally = evaluate(job.framework, job.native, job.validation, len(job.card.classes))
+        row |= {"val_loss": tally.loss, "val_accuracy": tally.accuracy}
+        score = (tally.accuracy, -tally.loss)
+        better = progress.best is None or score > progress.best
+        progress.best = score if better else progress.best
+    progress.stale = 0 if better else progress.stale + 1
+    progress.stopped = job.recipe.patience is not None and progress.stale >= job.recipe.patience
+    progress.rows.append(row)
+    progress.images, progress.loss_sum, progress.correct, progress.seconds = 0, 0.0, 0, 0.0
+    if better and job.rank == 0:
+        job.run.save_best(job.framework.dump(job.native), replace(job.card, metrics=metrics_of(row)))
+    job.report.epoch(row)
+    if progress.stopped:
+        job.report.note(f"stopped early: validation has not become better for {progress.stale} epochs")
+
+
+def evaluate(framework: Framework, native: Native, loader: Loader, classes: int) -> Tally:
+    """The answers to every image of a loader, tallied."""
+    tally = Tally(classes)
+    with contextlib.closing(loader.evaluation()) as batches:
+        for batch in batches:
+            tally.add(framework.logits(native, batch.images), batch.labels, batch.weights)
+    return tally
+
+
+def _save_last(job: Job, progress: Progress) -> None:
+    if job.rank == 0:
+        job.run.save_last(job.framework.dump(job.native), job.step.state(), progress, job.card)
+
+
+def _finish(job: Job, progress: Progress) -> None:
+    """Reads the test images, once, with the best weights, and writes the result into model.safetensors."""
+    if job.rank:
+        return
+    last = job.framework.dump(job.native)
+    weights, card = read_model(job.run.model_file)
+    job.framework.load(job.native, weights)
+    if job.test is not None:
+        tally = evaluate(job.framework, job.native, job.test, len(card.classes))
+        tested = {"test_loss": tally.loss, "test_accuracy": tally.accuracy, "test_images": tally.images}
+        job.run.save_best(weights, replace(card, metrics={**card.metrics, **tested}))
+    progress.finished = True
+    job.run.save_last(last, job.step.state(), progress, job.card)
+
+
+def _key(seed: int, step: int, rank: int) -> int:
+    """A seed for one step's dropout on one process, below 2⁶³."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C only asks to stop (what is yielded answers whether it did); a second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

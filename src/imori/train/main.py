@@ -1,0 +1,319 @@
+"""`train`: from data and a recipe to a run. It fills in what the recipe leaves open, builds, and starts the loop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imori import catalogue, frameworks
+from imori import tree as t
+from imori.data import Augmentation, Images, Loader, Preprocessing, Splits, open_splits, statistics
+from imori.errors import RecipeError, RunError
+from imori.frameworks.base import Framework, Setup, Weights
+from imori.shapes import Node, flat, resolve
+from imori.train.loop import Job, fit
+from imori.train.recipe import Recipe, from_data, read_recipe
+from imori.train.report import Report, Silent
+from imori.train.run import Progress, Run, find_run
+from imori.weights import Card, check, initial_weights, read_model
+
+FEW_PHOTOS = 1000
+SHARE = 0.875
+"""Of a photo's shorter side that the middle crop keeps, as ImageNet's nets are tested."""
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    model: str | t.Tree | None = None,
+    out: str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    resume: str | Path | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    strict: bool = False,
+    report: Report | None = None,
+    **choices: Any,
+) -> Run:
+    """Trains a classifier and returns its run directory.
+
+    Args:
+        data: a folder of photos, a CSV or JSON-lines list, a folder with MNIST's four files, or "digits".
+        model: a name of the catalogue, "file.py:function", a tree's JSON file, or a tree.
+        out: the run directory to make; runs/<model>-<date> unless given.
+        recipe: a `Recipe`, or a JSON file with one; `choices` go before it.
+        resume: a run to go on with; data and recipe are the run's own.
+        weights: a model.safetensors of the same network to start from, its preprocessing included.
+        device: "auto", "cpu", "cuda", "mps".
+        workers: threads that load photos; as many as there are processors unless given.
+        strict: stop at the first photo that cannot be read, where otherwise it is named and left out.
+        report: a listener.
+        choices: fields of `Recipe`.
+
+    Raises:
+        ImoriError: for anything that is wrong with the data, the choices, the weights or the directory.
+        KeyboardInterrupt: on Ctrl-C, after the step was finished and saved.
+    """
+    report = report or Silent()
+    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
+    machine = _Machine(device, workers or os.cpu_count() or 1, strict, report)
+    if resume is not None:
+        if data is not None or model is not None or out or recipe or weights or choices:
+            raise RecipeError("--resume goes on with a run as it was started; give it no data and no other choices")
+        return _resume(find_run(resume), machine)
+    if data is None:
+        raise RecipeError('there are no data to train on; name a folder of photos, or "digits"')
+    wanted = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe or Recipe()
+    tree = None if model is None or isinstance(model, str) else model
+    named = {"model": model} if isinstance(model, str) else {"model": "a tree"} if tree else {}
+    wanted = from_data({**wanted.to_data(), **choices, **named}, "these choices")
+    return _start(str(data), wanted, tree, out, weights, machine)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    device: str
+    workers: int
+    strict: bool
+    report: Report
+
+
+def _start(
+    data: str,
+    recipe: Recipe,
+    tree: t.Tree | None,
+    out: str | Path | None,
+    start_from: str | Path | None,
+    machine: _Machine,
+) -> Run:
+    chosen = frameworks.get(recipe.framework)
+    recipe = replace(recipe, framework=frameworks.name_of(chosen))
+    given = None if start_from is None else read_model(_model_file(start_from))
+    if recipe.model is None:
+        recipe = replace(recipe, model=given[1].model if given and given[1].model else "resnet18")
+        tree = given[1].tree if given else None
+    assert recipe.model is not None
+    run = Run(Path(out) if out else _next_run(recipe.model))
+    if run.recipe_file.exists():
+        raise RunError(f"{run.path} holds a run already; choose another --out, or go on with it by --resume")
+    splits = _open(data, recipe, machine)
+    classes = tuple(splits.classes)
+    recipe = replace(recipe, channels=splits.channels)
+    if tree is None:
+        tree = catalogue.model(recipe.model, classes=len(classes), channels=splits.channels, variant=recipe.variant)
+    recipe, preprocessing = _preprocessing(recipe, splits, given[1] if given else None)
+    shape = (preprocessing.channels, *preprocessing.size)
+    root = resolve(tree, shape)
+    if root.output != (len(classes),):
+        raise RecipeError(
+            f"{recipe.model} ends in {root.output}, and the data have {len(classes)} classes: {', '.join(classes[:10])}"
+        )
+    recipe = _filled(recipe, root, splits)
+    if given:
+        check(given[0], root, str(start_from))
+        weights = given[0]
+    else:
+        weights = initial_weights(tree, shape, recipe.seed, recipe.precision)
+        if splits.photos and len(splits.train) < FEW_PHOTOS:
+            machine.report.note(
+                f"{len(splits.train)} photos train this network from nothing; with fewer than {FEW_PHOTOS}, expect"
+                " modest accuracy, and more from more photos or from --weights of a trained model"
+            )
+    card = Card(tree, shape, classes, preprocessing.to_data(), model=recipe.model, framework=frameworks.name_of(chosen))
+    job = _job(chosen, recipe, root, weights, card, splits, run, machine)
+    run.start(recipe, data if data == "digits" else str(Path(data).resolve()), _parts(splits))
+    fit(job, Progress(fingerprint=_fingerprint(splits)))
+    return run
+
+
+def _resume(run: Run, machine: _Machine) -> Run:
+    recipe = run.recipe
+    weights, memory, progress, card = run.read_last()
+    root = resolve(card.tree, card.input)
+    check(weights, root, str(run.last_file))
+    splits = _open(run.data, recipe, machine)
+    if _fingerprint(splits) != progress.fingerprint or tuple(splits.classes) != card.classes:
+        raise RunError(
+            f"the data in {run.data} are not those that {run.path} was started on (photos were added, removed or"
+            " changed); put them back, or start a new run with --weights " + str(run.model_file)
+        )
+    chosen = frameworks.get(recipe.framework)
+    job = _job(chosen, recipe, root, weights, card, splits, run, machine)
+    job.step.restore(memory)
+    if progress.finished:
+        machine.report.note(f"{run.path} is finished: there is nothing left to train")
+    fit(job, progress)
+    return run
+
+
+def _model_file(path: str | Path) -> Path:
+    path = Path(path)
+    return find_run(path).model_file if path.is_dir() or path.name == "latest" else path
+
+
+def _next_run(model: str) -> Path:
+    name = Path(model.partition(":")[0]).stem.replace(" ", "-")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path, number = Path("runs") / f"{name}-{stamp}", 2
+    while path.exists():
+        path, number = Path("runs") / f"{name}-{stamp}-{number}", number + 1
+    return path
+
+
+def _open(data: str, recipe: Recipe, machine: _Machine) -> Splits:
+    splits = open_splits(
+        data,
+        channels=recipe.channels,
+        val=recipe.val,
+        test=recipe.test,
+        seed=recipe.seed,
+        strict=machine.strict,
+        workers=machine.workers,
+        progress=machine.report.scan,
+    )
+    for note in splits.notes:
+        machine.report.note(note)
+    for skipped in splits.skipped:
+        machine.report.note(f"left out {skipped.path}: {skipped.reason}")
+    if splits.skipped:
+        machine.report.note(f"{len(splits.skipped)} photos could not be read and were left out")
+    return splits
+
+
+def _preprocessing(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[Recipe, Preprocessing]:
+    """How a photo becomes the input: as the given weights want it, or fitted to the training photos."""
+    assert recipe.model is not None
+    size = recipe.size if isinstance(recipe.size, tuple) or recipe.size is None else (recipe.size, recipe.size)
+    if given is not None:
+        old = Preprocessing.from_data(dict(given.preprocessing))
+        new = replace(old, size=size or old.size)
+        kind = recipe.resize or old.resize
+    else:
+        usual = 224 if recipe.model == "a tree" else catalogue.size_of(recipe.model)
+        kind = recipe.resize or ("crop" if splits.photos and splits.channels == 3 else "stretch")
+        channels = splits.channels
+        new = Preprocessing(
+            size=size or (usual, usual),
+            channels=channels,
+            share=SHARE,
+            mean=(0.0,) * channels,
+            std=(1.0,) * channels,
+        )
+    new = replace(new, resize=kind)
+    if given is None:
+        mean, std = statistics(splits.train, new)
+        new = replace(new, mean=tuple(mean), std=tuple(std))
+    return replace(recipe, size=new.size, resize=kind), new
+
+
+def _filled(recipe: Recipe, root: Node, splits: Splits) -> Recipe:
+    """The recipe with a rate and an augmentation, where it left them open."""
+    layers = [node.layer for node in flat(root)]
+    normalised = any(isinstance(layer, t.BatchNorm) for layer in layers)
+    shallow = sum(isinstance(layer, (t.Conv, t.Depthwise, t.Linear)) for layer in layers) <= 6
+    adaptive = recipe.opt in ("adam", "adamw", "rmsprop")
+    if normalised or shallow:
+        lr = 1e-3 if adaptive else 1e-2 if recipe.opt == "adagrad" else 0.1 * recipe.batch_size / 256
+    else:
+        lr = 1e-4 if adaptive else 1e-3 if recipe.opt == "adagrad" else 0.01
+    colour_photos = splits.photos and splits.channels == 3
+    return replace(
+        recipe,
+        lr=lr if recipe.lr is None else recipe.lr,
+        crop=(0.35 if colour_photos else 1.0) if recipe.crop is None else recipe.crop,
+        flip=(0.5 if colour_photos else 0.0) if recipe.flip is None else recipe.flip,
+    )
+
+
+def _job(
+    chosen: Framework,
+    recipe: Recipe,
+    root: Node,
+    weights: Weights,
+    card: Card,
+    splits: Splits,
+    run: Run,
+    machine: _Machine,
+) -> Job:
+    device = chosen.device(machine.device)
+    native = frameworks.build(card.tree, card.input, recipe.framework, weights, recipe.precision, device)
+    trainable = frozenset(name for name in weights if name.rpartition(".")[2] in ("weight", "bias"))
+    setup = Setup(
+        recipe.optimizer(),
+        trainable,
+        decayed=frozenset(name for name in trainable if weights[name].ndim > 1),
+        precision=recipe.precision,
+        clip=recipe.clip,
+    )
+    preprocessing = Preprocessing.from_data(dict(card.preprocessing))
+    assert recipe.crop is not None
+    assert recipe.flip is not None
+    augmentation = Augmentation(
+        shift=recipe.shift,
+        rotate=recipe.rotate,
+        crop=recipe.crop,
+        flip=recipe.flip,
+        colour=recipe.colour,
+        erase=recipe.erase,
+    )
+
+    def loader(images: Images, augmented: Augmentation) -> Loader:
+        return Loader(
+            images,
+            preprocessing,
+            augmented,
+            batch=recipe.batch_size,
+            seed=recipe.seed,
+            workers=machine.workers,
+            dtype=recipe.precision,
+        )
+
+    return Job(
+        recipe=recipe,
+        framework=chosen,
+        native=native,
+        step=chosen.prepare(native, setup),
+        training=loader(splits.train, augmentation),
+        validation=None if splits.val is None else loader(splits.val, Augmentation()),
+        test=None if splits.test is None else loader(splits.test, Augmentation()),
+        class_weights=_class_weights(recipe, splits),
+        card=card,
+        run=run,
+        report=machine.report,
+    )
+
+
+def _class_weights(recipe: Recipe, splits: Splits) -> npt.NDArray[np.floating[Any]]:
+    classes = tuple(splits.classes)
+    weights = np.ones(len(classes), recipe.precision)
+    if recipe.class_weights == "balanced":
+        counts = np.bincount(splits.train.labels, minlength=len(classes))
+        weights[:] = len(splits.train) / (len(classes) * np.maximum(counts, 1))
+    elif not isinstance(recipe.class_weights, str):
+        unknown = sorted(set(recipe.class_weights) - set(classes))
+        if unknown:
+            raise RecipeError(f"class_weights names {', '.join(unknown)}; the classes are {', '.join(classes)}")
+        for i, name in enumerate(classes):
+            weights[i] = recipe.class_weights.get(name, 1.0)
+        if not weights.any():
+            raise RecipeError("class_weights are all 0; give at least one class a weight above 0")
+    return weights
+
+
+def _parts(splits: Splits) -> Iterator[tuple[str, str, str]]:
+    for part, images in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+        if images is not None:
+            for name, label in zip(images.names, images.labels, strict=True):
+                yield name, splits.classes[label], part
+
+
+def _fingerprint(splits: Splits) -> str:
+    return "-".join(images.fingerprint() for images in (splits.train, splits.val) if images is not None)

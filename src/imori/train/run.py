@@ -1,0 +1,181 @@
+"""The directory of a run: what it holds, and how each file gets there whole.
+
+recipe.json        every choice, and where the data lie
+split.csv          each photo, its class, and the part that it was put in
+metrics.csv        a row an epoch
+model.safetensors  the best weights by validation, with all that is needed to use them
+last.safetensors   the newest weights, the optimizer's memory and the progress: what a resume goes on from
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imori.errors import RunError, WeightsError
+from imori.frameworks.base import Weights
+from imori.train.recipe import FORMAT, Recipe, from_data
+from imori.weights.file import Card, card_of, read_tensors, save_model, save_tensors, written
+
+OPTIMIZER = "optimizer/"
+
+
+@dataclass
+class Progress:
+    """How far a run has come; written into last.safetensors, so that a resume loses nothing."""
+
+    step: int = 0
+    """Steps taken."""
+    images: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
+    """Of the running epoch so far."""
+    best: tuple[float, float] | None = None
+    """(accuracy, -loss) on the validation images when model.safetensors was written."""
+    stale: int = 0
+    """Epochs since then."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+    """By patience."""
+    finished: bool = False
+    """The test images have been read."""
+    fingerprint: str = ""
+    """Of the data."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    path: Path
+
+    @property
+    def model_file(self) -> Path:
+        """The best weights."""
+        return self.path / "model.safetensors"
+
+    @property
+    def last_file(self) -> Path:
+        """What a resume goes on from."""
+        return self.path / "last.safetensors"
+
+    @property
+    def recipe_file(self) -> Path:
+        """Every choice."""
+        return self.path / "recipe.json"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the run was started with."""
+        return from_data(self._started()["recipe"], str(self.recipe_file))
+
+    @property
+    def data(self) -> str:
+        """Where the run's data lie: an absolute path, or the name of an embedded set."""
+        return str(self._started()["data"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What model.safetensors says of itself: `val_accuracy`, `val_loss`, `epoch`, and `test_accuracy` at the end."""
+        return dict(card_of(self.model_file, read_tensors(self.model_file)[1]).metrics)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of metrics.csv, as text."""
+        with open(self.path / "metrics.csv", encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _started(self) -> dict[str, Any]:
+        try:
+            data = json.loads(self.recipe_file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RunError(f"{self.path} is no run: {self.recipe_file} cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise RunError(f"{self.recipe_file} is damaged: {error}") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT or not {"recipe", "data"} <= set(data):
+            raise RunError(f"{self.recipe_file} is not a recipe of format {FORMAT}; it was not written by this imori")
+        return data
+
+    def start(self, recipe: Recipe, data: str, split: Iterable[Sequence[str]]) -> None:
+        """Writes recipe.json and split.csv; RunError if a run is there already."""
+        if self.recipe_file.exists():
+            raise RunError(f"{self.path} holds a run already; choose another --out, or go on with it by --resume")
+        rows = [("path", "class", "part"), *split]
+        _write(self.path / "split.csv", _as_csv(rows))
+        started = {"format": FORMAT, "data": data, "recipe": recipe.to_data()}
+        _write(self.recipe_file, json.dumps(started, indent=2, ensure_ascii=False) + "\n")
+
+    def trained_on(self) -> set[str]:
+        """The names of the images that the run trained on; empty where it keeps no list."""
+        try:
+            with open(self.path / "split.csv", encoding="utf-8", newline="") as file:
+                return {row["path"] for row in csv.DictReader(file) if row["part"] == "train"}
+        except (OSError, KeyError):
+            return set()
+
+    def save_best(self, weights: Weights, card: Card) -> None:
+        """Writes model.safetensors."""
+        save_model(self.model_file, weights, card)
+
+    def save_last(self, weights: Weights, optimizer: Weights, progress: Progress, card: Card) -> None:
+        """Writes last.safetensors, then metrics.csv."""
+        tensors = weights | {OPTIMIZER + name: value for name, value in optimizer.items()}
+        save_tensors(self.last_file, tensors, card.metadata() | {"progress": json.dumps(asdict(progress))})
+        if progress.rows:
+            columns = list(progress.rows[0])
+            _write(self.path / "metrics.csv", _as_csv([columns, *(row.values() for row in progress.rows)]))
+
+    def read_last(self) -> tuple[Weights, Weights, Progress, Card]:
+        """Weights, the optimizer's memory, progress and card, as last.safetensors holds them."""
+        if not self.last_file.exists():
+            raise RunError(f"{self.path} has no last.safetensors to go on from; start it anew with another --out")
+        tensors, metadata = read_tensors(self.last_file)
+        card = card_of(self.last_file, metadata)
+        try:
+            progress = Progress(**json.loads(metadata["progress"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{self.last_file}: its progress is damaged: {error}") from error
+        if progress.best is not None:
+            progress.best = (progress.best[0], progress.best[1])
+        weights = {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER)}
+        optimizer = {
+            name.removeprefix(OPTIMIZER): value for name, value in tensors.items() if name.startswith(OPTIMIZER)
+        }
+        return weights, optimizer, progress, card
+
+
+def find_run(path: str | Path) -> Run:
+    """The run at `path`; a last part "latest" that does not exist means the newest run beside it."""
+    path = Path(path)
+    if path.name == "latest" and not path.exists():
+        runs = [file.parent for file in path.parent.glob("*/recipe.json")]
+        if not runs:
+            raise RunError(
+                f"there is no run in {path.parent}; train one first: imori train DATA --out {path.parent}/NAME"
+            )
+        path = max(runs, key=lambda run: (run / "recipe.json").stat().st_mtime_ns)
+    if not path.is_dir():
+        raise RunError(f"{path} is no run directory; name the directory that `imori train` wrote")
+    return Run(path)
+
+
+def _as_csv(rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    with written(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model file says of itself, from a row of metrics.csv."""
+    return {name: row[name] for name in ("epoch", "val_loss", "val_accuracy") if row.get(name) is not None}
