@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -29,6 +30,7 @@ ROLES = ("weight", "bias", "mean", "var")
 MAX_DEPTH = 64
 MAX_NODES = 20_000
 MAX_NUMBER = 2**24
+MAX_TEXT = 2**24
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +38,23 @@ class _Node:
     """What layers and combinators share: they are checked when made, and print as the code that makes them."""
 
     weighted: ClassVar[bool] = False
+    """Whether it, or a child of it, has weights. This and the next two are no fields: they follow from the fields."""
+    depth: ClassVar[int] = 0
+    """The levels of children below it."""
+    nodes: ClassVar[int] = 1
+    """How many nodes it is, counting every place where one is used."""
+
+    def _enclose(self, children: list[Tree]) -> None:
+        depth = 1 + max(child.depth for child in children)
+        nodes = 1 + sum(child.nodes for child in children)
+        if depth > MAX_DEPTH or nodes > MAX_NODES:
+            raise TreeError(
+                f"{type(self).__name__}: {depth} levels and {nodes} nodes are too many;"
+                f" a tree has at most {MAX_DEPTH} and {MAX_NODES}"
+            )
+        weighted = any(child.weighted for child in children)
+        for name, value in (("weighted", weighted), ("depth", depth), ("nodes", nodes)):
+            object.__setattr__(self, name, value)
 
     def __post_init__(self) -> None:
         for part in fields(self):
@@ -44,8 +63,9 @@ class _Node:
             if check is not None:
                 try:
                     object.__setattr__(self, part.name, check(value))
-                except (TypeError, ValueError) as error:
-                    raise TreeError(f"{type(self).__name__}: {part.name} is {value!r}; it must be {error}") from None
+                except ValueError as error:
+                    shown = reprlib.repr(value)
+                    raise TreeError(f"{type(self).__name__}: {part.name} is {shown}; it must be {error}") from None
 
     def __repr__(self) -> str:
         written = []
@@ -274,7 +294,7 @@ class _Combinator(_Node):
 
     children: tuple[tuple[str | None, Tree], ...]
 
-    def __init__(self, *unnamed: Tree, **named: Tree) -> None:
+    def __init__(self, /, *unnamed: Tree, **named: Tree) -> None:
         self._adopt(tuple((None, child) for child in unnamed) + tuple(named.items()))
 
     @classmethod
@@ -291,18 +311,16 @@ class _Combinator(_Node):
             raise TreeError(f"{kind} has no children; use Identity() to pass an input through")
         for name, child in children:
             if not isinstance(child, get_args(Tree)):
-                raise TreeError(f"{kind}: child {name or ''} is {child!r}, which is no layer; make it, as in ReLU()")
+                called = f"child {name}" if name else "a child"
+                raise TreeError(f"{kind}: {called} is {reprlib.repr(child)}, which is no layer; make it, as in ReLU()")
             if name is not None:
                 _check_name(kind, name)
-        names = [name for name, _ in self.segments()]
-        for name in names:
-            if names.count(name) > 1:
-                raise TreeError(f"{kind}: two children are called {name!r}; give each its own name")
-
-    @property
-    def weighted(self) -> bool:  # type: ignore[override]
-        """Whether any child has weights."""
-        return any(child.weighted for _, child in self.children)
+        self._enclose([child for _, child in children])
+        seen = set[str]()
+        for segment, _ in self.segments():
+            if segment in seen:
+                raise TreeError(f"{kind}: two children are called {segment!r}; give each its own name")
+            seen.add(segment)
 
     def segments(self) -> Iterator[tuple[str, Tree]]:
         """Each child with its segment of the path: its name, or its number among the unnamed ones with weights.
@@ -323,7 +341,9 @@ class _Combinator(_Node):
                 kinds[kind] = kinds.get(kind, 0) + 1
 
     def __repr__(self) -> str:
-        if any(name is None for name, _ in self.children[1:]) and any(name for name, _ in self.children):
+        names = [name for name, _ in self.children]
+        unnamed = names.count(None)
+        if any(names[:unnamed]) or not all(str(name).isidentifier() for name in names[unnamed:]):
             return f"{type(self).__name__}.of({self.children!r})"
         inside = (f"{name}={child!r}" if name is not None else repr(child) for name, child in self.children)
         return f"{type(self).__name__}({', '.join(inside)})"
@@ -354,12 +374,8 @@ class Aux(_Node):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.head, get_args(Tree)):
-            raise TreeError(f"Aux: head is {self.head!r}; it must be a layer or a combinator")
-
-    @property
-    def weighted(self) -> bool:  # type: ignore[override]
-        """Whether its head has weights."""
-        return self.head.weighted
+            raise TreeError(f"Aux: head is {reprlib.repr(self.head)}; it must be a layer or a combinator")
+        self._enclose([self.head])
 
 
 Layer: TypeAlias = (
@@ -459,22 +475,25 @@ _CHECKS: dict[str, Any] = {
 # What a segment of a path may not be: it would hide an attribute of a framework's module.
 RESERVED = frozenset(
     """
-    add add_loss add_metric add_module add_param add_persistent add_weight append apply bfloat16 buffers build built
-    call call_super_init children clear cleargrads compile compiled compute_dtype compute_loss compute_mask
-    compute_metrics compute_output_shape count_params cpu cuda cursor default disable_update double dtype dtype_policy
-    dump_patches enable_update eval evaluate export extend extra_repr fit float forward from_config from_iterable
-    get_buffer get_config get_extra_state get_layer get_parameter get_submodule half init_scope inplace input inputs
-    insert ipu items jit_compile keys layers links load_state_dict load_weights losses merge metrics metrics_names
-    modules mtia name name_scope namedlinks namedparams named_buffers named_children named_modules named_parameters
-    non_trainable_variables non_trainable_weights optimizer output outputs parameters params path perturb pop predict
-    print quantize register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
-    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
-    register_load_state_dict_pre_hook register_module register_parameter register_persistent
-    register_state_dict_post_hook register_state_dict_pre_hook remove repeat requires_grad requires_grad_ reset_states
-    rematerialized_call reverse run_eagerly save save_weights serialize set set_attributes set_extra_state
-    set_submodule share_memory sow split state_dict stateless_call submodules summary supports_masking symbolic_call
-    to to_chx to_cpu to_device to_empty to_gpu to_json train train_step trainable trainable_variables
-    trainable_weights training type update update_enabled values variables variable_dtype weights with_name_scope
+    add add_hook add_link add_loss add_metric add_module add_param add_persistent add_variable add_weight addgrads
+    append apply autocast bfloat16 buffers build built call call_signature_parameters call_super_init children clear
+    cleargrads compile compiled compute_dtype compute_loss compute_mask compute_metrics compute_output_shape copy
+    copyparams count_params cpu cuda cursor default delete_hook device device_resident_accept disable_update double
+    dtype dtype_policy dump_patches enable_update eval evaluate export extend extra_repr fit float forward from_chx
+    from_config from_iterable from_params get_buffer get_config get_extra_state get_layer get_parameter get_submodule
+    get_weights half init_scope inplace input input_shape input_spec inputs insert ipu items iter_children iter_modules
+    jit_compile keys layers links load_state_dict load_weights local_link_hooks loss losses merge metrics metrics_names
+    modules mtia name name_scope named_buffers named_children named_modules named_parameters namedlinks namedparams
+    non_trainable_variables non_trainable_weights operations optimizer output output_shape outputs parameters params
+    path perturb pop predict predict_on_batch predict_step print printable_specs quantize register_backward_hook
+    register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+    register_parameter register_persistent register_state_dict_post_hook register_state_dict_pre_hook
+    rematerialized_call remove repeat requires_grad requires_grad_ reset_states reverse run_eagerly save save_weights
+    serialize set set_attributes set_extra_state set_submodule set_weights share_memory sow split state_dict
+    stateless_call submodules summary supports_masking symbolic_call T_destination test_on_batch test_step to to_chx
+    to_cpu to_device to_empty to_gpu to_intel64 to_json train train_on_batch train_step trainable trainable_variables
+    trainable_weights training type update update_enabled values variable_dtype variables weights with_name_scope
     within_init_scope xp xpu zero_grad zerograds
     """.split()  # noqa: SIM905
 )
@@ -491,68 +510,76 @@ def _check_name(kind: str, name: str) -> None:
 # --- the table, and JSON ---------------------------------------------------------------------------------------------
 
 
+def _join(path: str, segment: object) -> str:
+    return f"{path}.{segment}" if path else str(segment)
+
+
 def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Layer]]:
     """Every layer with its path, in the order in which it runs; an auxiliary head's layers included."""
     match tree:
         case Chain() | Sum() | Concat():
             for segment, child in tree.segments():
-                yield from leaves(child, f"{path}.{segment}" if path else segment)
+                yield from leaves(child, _join(path, segment))
         case Aux(head):
             yield from leaves(head, path)
         case _:
             yield path, tree
 
 
-def columns(layer: Layer) -> tuple[str, str, str, str]:
+def columns(layer: Layer | Sum | Concat) -> tuple[str, str, str, str]:
     """kernel, filters, stride and padding as a paper's table writes them; "-" where a layer has none."""
-
-    def size(value: Any) -> str:
-        if isinstance(value, tuple):
-            return " x ".join(map(str, value)) if len(value) == 2 else "/".join(map(str, value))
-        return f"{value} x {value}"
-
-    def plain(value: Any) -> str:
-        return size(value) if isinstance(value, tuple) else str(value)
-
-    kernel = getattr(layer, "kernel", getattr(layer, "size", None) if isinstance(layer, AdaptiveAvgPool) else None)
-    filters = getattr(layer, "out", None)
-    stride, pad = getattr(layer, "stride", None), getattr(layer, "pad", None)
-    padding = "-" if pad is None else plain(pad) + (" ceil" if getattr(layer, "ceil", False) else "")
+    kernel = layer.size if isinstance(layer, AdaptiveAvgPool) else getattr(layer, "kernel", None)
+    filters, stride, pad = (getattr(layer, name, None) for name in ("out", "stride", "pad"))
+    ceil = " ceil" if getattr(layer, "ceil", False) else ""
     return (
-        "-" if kernel is None else size(kernel),
-        "-" if filters is None else str(filters),
-        "-" if stride is None else plain(stride),
-        padding,
+        _written((kernel, kernel) if isinstance(kernel, int) else kernel),
+        _written(filters),
+        _written(stride),
+        _written(pad) + ceil,
     )
 
 
-def describe(layer: Layer) -> str:
-    """The layer's kind, with what its columns do not say: "Conv groups=2", "Dropout 0.5"."""
-    shown = {"out", "kernel", "stride", "pad", "ceil", "init"}
-    extra = []
-    for part in fields(layer):
-        value = getattr(layer, part.name)
-        if part.name in shown or value == part.default or isinstance(layer, AdaptiveAvgPool):
-            continue
-        extra.append(f"{part.name}={value}")
-    return " ".join([type(layer).__name__, *extra])
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return (" x " if len(value) == 2 else "/").join(map(str, value))
+    return "-" if value is None else str(value)
+
+
+def describe(layer: Layer | Sum | Concat) -> str:
+    """The layer's kind, with what departs from the defaults and no column says: "Conv groups=2", "ReLU max=6.0"."""
+    said = {"out", "kernel", "stride", "pad", "ceil", "init", "children"}
+    if isinstance(layer, AdaptiveAvgPool):
+        said.add("size")
+    values = {part.name: getattr(layer, part.name) for part in fields(layer) if part.name not in said}
+    defaults = {part.name: part.default for part in fields(layer)}
+    departures = [f"{name}={value}" for name, value in values.items() if value != defaults[name]]
+    return " ".join([type(layer).__name__, *departures])
 
 
 def table(tree: Tree) -> str:
-    """The tree as its paper's table: a row a layer, an activation in the row of the layer that it follows."""
-    rows = [("path", "layer", "kernel", "filters", "stride", "padding", "activation")]
-    for path, layer in leaves(tree):
-        previous = rows[-1]
-        if isinstance(layer, ACTIVATIONS) and len(rows) > 1 and previous[-1] == "-" and _same_parent(path, previous[0]):
-            rows[-1] = (*previous[:-1], describe(layer))
+    """The tree as its paper's table: a row a layer, an activation in the row of what it follows.
+
+    Where branches meet again, a row says `Sum` or `Concat`.
+    """
+    rows = [("path", "layer", "kernel", "filters", "stride", "padding", "activation"), *_rows(tree, "")]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _rows(tree: Tree, path: str) -> list[tuple[str, ...]]:
+    if isinstance(tree, Aux):
+        return _rows(tree.head, path)
+    if not isinstance(tree, (Chain, Sum, Concat)):
+        return [(path, describe(tree), *columns(tree), "-")]
+    rows: list[tuple[str, ...]] = []
+    follows = False
+    for segment, child in tree.segments():
+        if follows and isinstance(child, ACTIVATIONS):
+            rows[-1] = (*rows[-1][:-1], describe(child))
         else:
-            rows.append((path, describe(layer), *columns(layer), "-"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def _same_parent(one: str, other: str) -> bool:
-    return one.rpartition(".")[0] == other.rpartition(".")[0]
+            rows += _rows(child, _join(path, segment))
+        follows = isinstance(tree, Chain) and not isinstance(child, (Chain, Aux, *ACTIVATIONS))
+    return rows if isinstance(tree, Chain) else [*rows, (path, describe(tree), *columns(tree), "-")]
 
 
 def to_data(tree: Tree) -> dict[str, Any]:
@@ -577,21 +604,29 @@ def to_json(tree: Tree) -> str:
 
 def from_json(text: str) -> Tree:
     """The tree that `to_json` wrote. Refuses, by TreeError, what it does not know: nothing is guessed or dropped."""
+    if len(text) > MAX_TEXT:
+        raise TreeError(f"a tree in JSON has at most {MAX_TEXT} characters, and this has {len(text)}")
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise TreeError(f"this is not a tree in JSON: {error}") from error
     if not isinstance(data, dict) or set(data) != {"format", "tree"}:
         raise TreeError('a tree in JSON is {"format": 1, "tree": {...}}, and this is not')
-    if data["format"] != FORMAT:
-        raise TreeError(f"this tree has format {data['format']!r}, and this imori reads {FORMAT}; update imori")
+    if type(data["format"]) is not int or data["format"] != FORMAT:
+        raise TreeError(f"this tree has format {reprlib.repr(data['format'])}; this imori reads {FORMAT}; update imori")
     return from_data(data["tree"])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError("a field is written twice")
+    return data
 
 
 def from_data(data: Any) -> Tree:
     """The tree of plain data as `to_data` makes it; its depth, size and numbers are bounded."""
-    budget = [MAX_NODES]
-    return _from_data(data, "", 0, budget)
+    return _from_data(data, "", 0, [MAX_NODES])
 
 
 def _from_data(data: Any, path: str, depth: int, budget: list[int]) -> Tree:
@@ -599,25 +634,32 @@ def _from_data(data: Any, path: str, depth: int, budget: list[int]) -> Tree:
     budget[0] -= 1
     if depth > MAX_DEPTH or budget[0] < 0:
         raise TreeError(f"{where}: the tree is deeper than {MAX_DEPTH} or has more than {MAX_NODES} nodes")
-    if not isinstance(data, dict) or not isinstance(data.get("kind"), str) or data["kind"] not in KINDS:
+    kind = KINDS.get(data["kind"]) if isinstance(data, dict) and isinstance(data.get("kind"), str) else None
+    if kind is None:
         found = data.get("kind") if isinstance(data, dict) else data
-        raise TreeError(f"{where}: {str(found)[:60]!r} is no kind of layer; the kinds are {', '.join(KINDS)}")
-    kind = KINDS[data["kind"]]
+        raise TreeError(f"{where}: {reprlib.repr(found)} is no kind of layer; the kinds are {', '.join(KINDS)}")
     expected = {"kind", *(part.name for part in fields(kind))}
     if set(data) != expected:
-        wrong = sorted(set(data) ^ expected)
+        wrong = reprlib.repr(sorted(set(data) ^ expected))
         raise TreeError(f"{where}: {data['kind']} has the fields {sorted(expected)}; these differ: {wrong}")
+    make: Any = kind
+    values: dict[str, Any]
     if issubclass(kind, _Combinator):
         pairs = data["children"]
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise TreeError(f"{where}: children must be a list of [name or null, node]")
-        made = ((name, _from_data(child, f"{path}.{name}", depth + 1, budget)) for name, child in pairs)
-        return kind.of(tuple(made))  # type: ignore[return-value]
-    if kind is Aux:
-        return Aux(_from_data(data["head"], path, depth + 1, budget), data["weight"])
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    del values["kind"]
-    make: Any = kind
+        make = kind.of
+        values = {
+            "children": tuple(
+                (name, _from_data(child, _join(path, i if name is None else name), depth + 1, budget))
+                for i, (name, child) in enumerate(pairs)
+            )
+        }
+    else:
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        del values["kind"]
+        if kind is Aux:
+            values["head"] = _from_data(data["head"], path, depth + 1, budget)
     try:
         return make(**values)  # type: ignore[no-any-return]
     except TreeError as error:
