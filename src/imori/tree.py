@@ -561,14 +561,15 @@ def table(tree: Tree) -> str:
 
     Where branches meet again, a row says `Sum` or `Concat`.
     """
-    rows = [("path", "layer", "kernel", "filters", "stride", "padding", "activation"), *_rows(tree, "")]
+    rows = [("path", "layer", "kernel", "filters", "stride", "padding", "activation"), *rows_of(tree)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _rows(tree: Tree, path: str) -> list[tuple[str, ...]]:
+def rows_of(tree: Tree, path: str = "") -> list[tuple[str, ...]]:
+    """The rows of `table`: path, layer, kernel, filters, stride, padding, activation."""
     if isinstance(tree, Aux):
-        return _rows(tree.head, path)
+        return rows_of(tree.head, path)
     if not isinstance(tree, (Chain, Sum, Concat)):
         return [(path, describe(tree), *columns(tree), "-")]
     rows: list[tuple[str, ...]] = []
@@ -577,7 +578,7 @@ def _rows(tree: Tree, path: str) -> list[tuple[str, ...]]:
         if follows and isinstance(child, ACTIVATIONS):
             rows[-1] = (*rows[-1][:-1], describe(child))
         else:
-            rows += _rows(child, _join(path, segment))
+            rows += rows_of(child, _join(path, segment))
         follows = isinstance(tree, Chain) and not isinstance(child, (Chain, Aux, *ACTIVATIONS))
     return rows if isinstance(tree, Chain) else [*rows, (path, describe(tree), *columns(tree), "-")]
 
