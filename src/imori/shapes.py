@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import prod
-from typing import Literal, TypeAlias, assert_never
+from math import gcd, prod
+from typing import Any, TypeAlias, assert_never, get_args
 
 from imori import tree as t
 from imori.errors import TreeError
@@ -18,7 +18,9 @@ Shape: TypeAlias = tuple[int, ...]
 Sides: TypeAlias = tuple[int, int, int, int]
 Two: TypeAlias = tuple[int, int]
 
+MAX_SIDE = 2**16
 MAX_VALUES = 2**34
+MAX_WEIGHTS = 2**32
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Node:
             case t.Linear(out, bias):
                 return _with_bias((out, channels), out, bias)
             case t.BatchNorm():
-                return {role: (channels,) for role in t.ROLES}
+                return dict.fromkeys(t.ROLES, (channels,))
             case _:
                 return {}
 
@@ -138,10 +140,31 @@ class _Flow:
 
 def resolve(tree: t.Tree, shape: Shape) -> Node:
     """The tree at input `shape` (C, H, W), as nodes. TreeError where it cannot be built, with path and shapes."""
-    if len(shape) not in (1, 3) or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
-        raise TreeError(f"the input shape is {shape!r}; it must be (channels, height, width), each from 1")
-    node, _ = _resolve(tree, "", "", _Flow(tuple(shape)), False, 0)
-    return node
+    if not isinstance(tree, get_args(t.Tree)):
+        raise TreeError(f"{tree!r:.80} is no network; it must be a tree, as in Chain(Conv(8, 3), ...)")
+    if not _is_shape(shape):
+        raise TreeError(f"the input shape is {shape!r:.80}; it must be (channels, height, width), each from 1")
+    _bound("the input", shape)
+    root, _ = _resolve(tree, "", "", _Flow(tuple(shape)), training_only=False)
+    held = {node.path: sum(map(prod, node.weights.values())) for node in flat(root)}
+    if sum(held.values()) > MAX_WEIGHTS:
+        largest = max(held, key=lambda path: held[path])
+        raise TreeError(
+            f"this network would hold {sum(held.values())} weights, and the most is {MAX_WEIGHTS};"
+            f" {largest or type(tree).__name__} alone has {held[largest]}: use fewer filters there or a smaller input"
+        )
+    return root
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, (tuple, list)) and len(shape) in (1, 3) and all(type(n) is int and n > 0 for n in shape)
+
+
+def _bound(where: str, shape: Shape) -> None:
+    if prod(shape) > MAX_VALUES or max(shape[1:], default=1) > MAX_SIDE:
+        raise TreeError(
+            f"{where}: {_show(shape)} is too large; the most is {MAX_SIDE} rows or columns, {MAX_VALUES} values"
+        )
 
 
 def walk(tree: t.Tree, shape: Shape) -> Iterator[Node]:
@@ -157,9 +180,7 @@ def flat(node: Node) -> Iterator[Node]:
         yield node
 
 
-def _resolve(tree: t.Tree, path: str, name: str, flow: _Flow, training_only: bool, depth: int) -> tuple[Node, _Flow]:
-    if depth > t.MAX_DEPTH:
-        raise TreeError(f"{path}: the tree is deeper than {t.MAX_DEPTH}")
+def _resolve(tree: t.Tree, path: str, name: str, flow: _Flow, training_only: bool) -> tuple[Node, _Flow]:
     where = path or type(tree).__name__
     children: list[Node] = []
     window = Window()
@@ -167,32 +188,37 @@ def _resolve(tree: t.Tree, path: str, name: str, flow: _Flow, training_only: boo
         case t.Chain():
             out = flow
             for segment, child in tree.segments():
-                node, out = _resolve(child, _join(path, segment), segment, out, training_only, depth + 1)
+                node, out = _resolve(child, _join(path, segment), segment, out, training_only)
                 children.append(node)
         case t.Sum() | t.Concat():
             flows = []
             for segment, child in tree.segments():
-                node, branch = _resolve(child, _join(path, segment), segment, flow, training_only, depth + 1)
+                node, branch = _resolve(child, _join(path, segment), segment, flow, training_only)
                 children.append(node)
                 flows.append(branch)
             out = _meet(tree, where, children, flows)
         case t.Aux(head):
-            node, branch = _resolve(head, path, name, flow, True, depth + 1)
+            node, branch = _resolve(head, path, name, flow, training_only=True)
             if len(branch.shape) != 1:
                 raise TreeError(f"{where}: an auxiliary head ends in {_show(branch.shape)}; it must end in logits (F,)")
             children.append(node)
             out = flow
         case _:
             out, window = _layer(tree, where, flow)
-    if prod(out.shape) > MAX_VALUES:
-        raise TreeError(f"{where}: its output {_show(out.shape)} holds more than {MAX_VALUES} values")
-    sized = flow.free and _depends_on_size(tree, flow.shape)
-    node = Node(
-        path, name, tree, flow.shape, out.shape, tuple(children), window, sized, training_only, out.field, out.stride
-    )
-    if sum(prod(weight) for weight in node.weights.values()) > MAX_VALUES:
-        raise TreeError(f"{where}: its weight would hold more than {MAX_VALUES} values; use fewer filters")
-    return node, out
+    _bound(where, out.shape)
+    return Node(
+        path,
+        name,
+        tree,
+        flow.shape,
+        out.shape,
+        tuple(children),
+        window,
+        flow.free and _depends_on_size(tree, flow.shape),
+        training_only,
+        out.field,
+        out.stride,
+    ), out
 
 
 def _join(path: str, segment: str) -> str:
@@ -204,14 +230,16 @@ def _show(shape: Shape) -> str:
 
 
 def _depends_on_size(layer: t.Tree, shape: Shape) -> bool:
+    """Whether padding, divisors or features that were resolved at `shape` hold for it alone."""
     match layer:
         case t.Flatten():
             return len(shape) == 3
-        case t.MaxPool(stride=stride, pad=pad, ceil=ceil) | t.AvgPool(stride=stride, pad=pad, ceil=ceil):
-            counted = isinstance(layer, t.AvgPool) and not layer.count_include_pad and pad != 0
-            return ceil or counted or (pad == "same" and (stride != 1 or isinstance(layer, t.AvgPool)))
         case t.Conv(stride=stride, pad=pad) | t.Depthwise(stride=stride, pad=pad):
             return pad == "same" and stride != 1
+        case t.MaxPool(stride=stride, pad=pad, ceil=ceil):
+            return (ceil or pad == "same") and stride != 1
+        case t.AvgPool(stride=stride, pad=pad, ceil=ceil, count_include_pad=counted):
+            return (ceil and stride != 1) or pad == "same" or (pad != 0 and not counted)
         case _:
             return False
 
@@ -221,9 +249,11 @@ def _meet(tree: t.Sum | t.Concat, where: str, children: list[Node], flows: list[
     listed = ", ".join(f"{child.name} {_show(child.output)}" for child in children)
     if isinstance(tree, t.Sum):
         if len(set(shapes)) > 1:
+            channels, *size = shapes[0]
+            remedy = f"Conv({channels}, 1, stride)" if size else f"Linear({channels})"
             raise TreeError(
-                f"{where}: a Sum adds outputs of one shape, and these differ: {listed}; give the shorter path a"
-                f" projection, as in Conv({shapes[0][0]}, 1, stride)"
+                f"{where}: a Sum adds outputs of one shape, and these differ: {listed}; project the shortcut, as in"
+                f" {remedy}"
             )
         shape = shapes[0]
     else:
@@ -245,170 +275,189 @@ def _largest(pairs: Iterator[tuple[float, float]]) -> tuple[float, float]:
 
 def _layer(layer: t.Layer, where: str, flow: _Flow) -> tuple[_Flow, Window]:
     """The flow after one layer, and its window."""
-    kind, shape = type(layer).__name__, flow.shape
-    needs: Literal["map", "flat", "any"] = "map"
-    if isinstance(layer, t.Linear):
-        needs = "flat"
-    elif isinstance(layer, (t.BatchNorm, *t.ACTIVATIONS, t.Dropout, t.Identity, t.Flatten)):
-        needs = "any"
-    if needs == "map" and len(shape) != 3:
-        raise TreeError(f"{where}: {kind} takes a map (C, H, W), and gets {_show(shape)}; put it before the Flatten")
-    if needs == "flat" and len(shape) != 1:
-        raise TreeError(
-            f"{where}: {kind} takes a flat input (F,), and gets {_show(shape)}; put Flatten() or GlobalAvgPool()"
-            " before it"
-        )
+    _check_rank(layer, where, flow.shape)
+    channels, *size = flow.shape
     match layer:
         case t.Conv(out, groups=groups):
-            for count, what in ((shape[0], "input channels"), (out, "filters")):
-                if count % groups:
-                    raise TreeError(f"{where}: {count} {what} cannot be split into groups={groups}")
+            _check_groups(where, channels, out, groups)
             return _slide(layer, where, flow, out)
         case t.Depthwise(multiplier=multiplier):
-            return _slide(layer, where, flow, shape[0] * multiplier)
-        case t.ConvTranspose():
-            return _grow(layer, where, flow)
+            return _slide(layer, where, flow, channels * multiplier)
         case t.MaxPool() | t.AvgPool():
-            return _slide(layer, where, flow, shape[0])
+            return _slide(layer, where, flow, channels)
+        case t.ConvTranspose(out, groups=groups):
+            _check_groups(where, channels, out, groups)
+            return _grow(layer, where, flow)
         case t.Linear(out):
             return replace(flow, shape=(out,)), Window()
-        case t.AdaptiveAvgPool(size):
-            return _adaptive(flow, _two(size)), Window()
+        case t.AdaptiveAvgPool(cells):
+            return _adapt(flow, _two(cells)), Window()
         case t.GlobalAvgPool():
-            return replace(_adaptive(flow, (1, 1)), shape=(shape[0],)), Window()
-        case t.Flatten():
-            return replace(_adaptive(flow, (1, 1)), shape=(prod(shape),), free=False) if len(shape) == 3 else flow, (
-                Window()
-            )
+            return replace(_adapt(flow, (1, 1)), shape=(channels,)), Window()
+        case t.Flatten() if size:
+            return replace(_adapt(flow, (1, 1)), shape=(prod(flow.shape),)), Window()
         case t.Subsample(stride):
-            step = _two(stride)
-            size = tuple(-(-n // s) for n, s in zip(shape[1:], step, strict=True))
-            strides = (flow.stride[0] * step[0], flow.stride[1] * step[1])
-            return replace(flow, shape=(shape[0], *size), stride=strides), Window(stride=step)
+            vertical, horizontal = _two(stride)
+            smaller = (channels, -(-size[0] // vertical), -(-size[1] // horizontal))
+            field, strides = _see(flow, (1, 1), (vertical, horizontal))
+            return _Flow(smaller, flow.free, field, strides), Window(stride=(vertical, horizontal))
         case t.PadChannels(out):
-            if out < shape[0]:
-                raise TreeError(f"{where}: PadChannels({out}) cannot shrink {shape[0]} channels; use at least that many")
-            return replace(flow, shape=(out, *shape[1:])), Window()
+            if out < channels:
+                raise TreeError(
+                    f"{where}: PadChannels({out}) cannot shrink {channels} channels; use at least that many"
+                )
+            return replace(flow, shape=(out, *size)), Window()
         case (
             t.BatchNorm() | t.LRN() | t.ReLU() | t.LeakyReLU() | t.Sigmoid() | t.Tanh() | t.Softmax()
-            | t.Dropout() | t.Identity()
+            | t.Dropout() | t.Identity() | t.Flatten()
         ):  # fmt: skip
             return flow, Window()
         case _:
             assert_never(layer)
 
 
+def _check_rank(layer: t.Layer, where: str, shape: Shape) -> None:
+    kind = type(layer).__name__
+    if isinstance(layer, t.Linear):
+        if len(shape) != 1:
+            raise TreeError(
+                f"{where}: {kind} takes a flat input (F,), and gets {_show(shape)}; put Flatten() or GlobalAvgPool()"
+                " before it"
+            )
+    elif len(shape) != 3 and not isinstance(layer, (t.BatchNorm, *t.ACTIVATIONS, t.Dropout, t.Identity, t.Flatten)):
+        raise TreeError(f"{where}: {kind} takes a map (C, H, W), and gets {_show(shape)}; put it before the Flatten")
+
+
+def _check_groups(where: str, channels: int, filters: int, groups: int) -> None:
+    for count, what in ((channels, "input channels"), (filters, "filters")):
+        if count % groups:
+            raise TreeError(f"{where}: {count} {what} cannot be split into groups={groups}; use a divisor of {count}")
+
+
 def _two(value: t.Pair) -> Two:
     return (value, value) if isinstance(value, int) else value
 
 
-def _declared(pad: t.Pad) -> Sides:
+def _declared(pad: int | tuple[int, int] | Sides) -> Sides:
     if isinstance(pad, int):
         return (pad, pad, pad, pad)
     if len(pad) == 2:
         return (pad[0], pad[0], pad[1], pad[1])
-    assert len(pad) == 4
     return pad
 
 
 def _slide(
     layer: t.Conv | t.Depthwise | t.MaxPool | t.AvgPool, where: str, flow: _Flow, channels: int
 ) -> tuple[_Flow, Window]:
-    kernel, stride = _two(layer.kernel), _two(layer.stride or layer.kernel)
-    convolution = isinstance(layer, (t.Conv, t.Depthwise))
-    dilation = _two(layer.dilation) if isinstance(layer, (t.Conv, t.Depthwise)) else (1, 1)
-    reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
-    pads: list[int] = []
-    sizes: list[int] = []
-    counts: list[tuple[int, ...]] = []
-    for axis, n in enumerate(flow.shape[1:]):
-        k, s = reach[axis], stride[axis]
-        if layer.pad == "same":
-            out = -(-n // s)
-            total = max((out - 1) * s + k - n, 0)
-            first, last, counted = total // 2, total - total // 2, (0, 0)
-        else:
-            first, last = _declared(layer.pad)[2 * axis : 2 * axis + 2]
-            counted = (first, last)
-            if not convolution and max(first, last) >= k:
-                raise TreeError(
-                    f"{where}: padded by {max(first, last)}, a window of {k} could lie in padding alone; pad by at"
-                    f" most {k - 1}"
-                )
-            if n + first + last < k:
-                raise TreeError(
-                    f"{where}: a kernel of {reach[0]}×{reach[1]} does not fit into its input {_show(flow.shape)} padded"
-                    f" by {layer.pad}; use a larger input size (this layer needs {k - first - last} {'high' if axis == 0 else 'wide'})"
-                    " or a smaller kernel"
-                )
-            out = (n + first + last - k) // s + 1
-            if getattr(layer, "ceil", False) and (n + first + last - k) % s and out * s < n + first:
-                last += out * s + k - (n + first + last)
-                out += 1
-        pads += [first, last]
-        sizes.append(out)
-        counts.append(tuple(_counted(o * s - first, k, n, counted, layer) for o in range(out)))
-    top, bottom, left, right = pads
-    field, strides = _see(flow, (reach[0], reach[1]), stride)
-    averages = (counts[0], counts[1]) if isinstance(layer, t.AvgPool) else ((), ())
-    window = Window(kernel, stride, (top, bottom, left, right), dilation, counts=averages)
-    return _Flow((channels, *sizes), flow.free, field, strides), window
+    """A window that slides over the map."""
+    assert layer.stride is not None
+    kernel, stride = _two(layer.kernel), _two(layer.stride)
+    dilation = (1, 1) if isinstance(layer, (t.MaxPool, t.AvgPool)) else _two(layer.dilation)
+    reach = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
+    _, high, wide = flow.shape
+    _check_fit(layer, where, flow.shape, reach)
+    top, bottom, rows = _fit(layer, high, reach[0], stride[0], side=0)
+    left, right, columns = _fit(layer, wide, reach[1], stride[1], side=2)
+    field, strides = _see(flow, reach, stride)
+    out = _Flow((channels, rows, columns), flow.free, field, strides)
+    _bound(where, out.shape)
+    window = Window(kernel, stride, (top, bottom, left, right), dilation)
+    if isinstance(layer, t.AvgPool):
+        vertical = _counts(layer, high, rows, kernel[0], stride[0], top, side=0)
+        window = replace(window, counts=(vertical, _counts(layer, wide, columns, kernel[1], stride[1], left, side=2)))
+    return out, window
 
 
-def _counted(start: int, kernel: int, n: int, declared: Two, layer: t.Tree) -> int:
-    """How many rows of a window that starts at `start` an average divides by."""
-    if not isinstance(layer, t.AvgPool):
-        return kernel
-    before, after = declared if layer.count_include_pad else (0, 0)
-    return min(start + kernel, n + after) - max(start, -before)
+def _check_fit(layer: t.Conv | t.Depthwise | t.MaxPool | t.AvgPool, where: str, shape: Shape, reach: Two) -> None:
+    """A kernel fits into its padded input, and no window of a pool lies in padding alone."""
+    if layer.pad == "same":
+        return
+    sides = _declared(layer.pad)
+    for n, k, (before, after), called in zip(shape[1:], reach, (sides[:2], sides[2:]), ("high", "wide"), strict=True):
+        if n + before + after < k:
+            raise TreeError(
+                f"{where}: a kernel of {reach[0]}×{reach[1]} does not fit into its input {_show(shape)} padded by"
+                f" {layer.pad}; this layer's input must be {k - before - after} {called} at least: use larger images or"
+                " a smaller kernel"
+            )
+        if isinstance(layer, (t.MaxPool, t.AvgPool)) and max(before, after) >= k:
+            raise TreeError(
+                f"{where}: padded by {max(before, after)}, a window of {k} would lie in padding alone; pad by at most"
+                f" {k - 1}"
+            )
+
+
+def _fit(
+    layer: t.Conv | t.Depthwise | t.MaxPool | t.AvgPool, n: int, reach: int, stride: int, side: int
+) -> tuple[int, int, int]:
+    """(padding before, padding after, output size) along one axis; `side` is where its padding begins in the sides."""
+    if layer.pad == "same":
+        out = -(-n // stride)
+        total = max((out - 1) * stride + reach - n, 0)
+        return total // 2, total - total // 2, out
+    before, after = _declared(layer.pad)[side : side + 2]
+    steps, rest = divmod(n + before + after - reach, stride)
+    if isinstance(layer, (t.MaxPool, t.AvgPool)) and layer.ceil and rest and (steps + 1) * stride < n + before:
+        return before, after + stride - rest, steps + 2
+    return before, after, steps + 1
+
+
+def _counts(layer: t.AvgPool, n: int, out: int, kernel: int, stride: int, before: int, side: int) -> tuple[int, ...]:
+    """How many rows (or columns) each mean is over: those of the input, and declared padding where it is counted."""
+    first, last = (0, 0)
+    if layer.count_include_pad and layer.pad != "same":
+        first, last = _declared(layer.pad)[side : side + 2]
+    starts = range(-before, -before + out * stride, stride)
+    return tuple(min(start + kernel, n + last) - max(start, -first) for start in starts)
 
 
 def _see(flow: _Flow, reach: Two, stride: Two) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The receptive field and the stride after a window of `reach` that moves by `stride`."""
     vertical, horizontal = (f + (k - 1) * j for f, k, j in zip(flow.field, reach, flow.stride, strict=True))
     return (vertical, horizontal), (flow.stride[0] * stride[0], flow.stride[1] * stride[1])
 
 
-def _adaptive(flow: _Flow, size: Two) -> _Flow:
-    """Cells of a grid over the map: one sees as much as the widest cell."""
-    n = flow.shape[1:]
-    widest = tuple(
-        max(-(-(i + 1) * high // cells) - i * high // cells for i in range(cells))
-        for high, cells in zip(n, size, strict=True)
-    )
-    step = tuple(max(high // cells, 1) for high, cells in zip(n, size, strict=True))
-    field, strides = _see(flow, (widest[0], widest[1]), (step[0], step[1]))
-    return _Flow((flow.shape[0], *size), False, field, strides)
+def _adapt(flow: _Flow, cells: Two) -> _Flow:
+    """A grid of cells over the map, whatever its size; a value sees as much as the widest cell."""
+    channels, high, wide = flow.shape
+    reach = (_widest(high, cells[0]), _widest(wide, cells[1]))
+    field, strides = _see(flow, reach, (max(high // cells[0], 1), max(wide // cells[1], 1)))
+    return _Flow((channels, *cells), False, field, strides)
+
+
+def _widest(n: int, cells: int) -> int:
+    """The rows of the widest cell: cell i covers floor(i n / cells) to ceil((i + 1) n / cells).
+
+    A cell starts at most (cells - gcd) / cells into its first row, so this is the ceiling of that plus n / cells.
+    """
+    return -(-(n + cells - gcd(n, cells)) // cells)
 
 
 def _grow(layer: t.ConvTranspose, where: str, flow: _Flow) -> tuple[_Flow, Window]:
-    channels, *size = flow.shape
+    """A transposed convolution: the size of the full result, cropped and grown."""
     kernel, stride, extra = _two(layer.kernel), _two(layer.stride), _two(layer.output_pad)
-    for count, what in ((channels, "input channels"), (layer.out, "filters")):
-        if count % layer.groups:
-            raise TreeError(f"{where}: {count} {what} cannot be split into groups={layer.groups}")
     pads: list[int] = []
-    grown: list[int] = []
-    for axis, n in enumerate(size):
-        k, s = kernel[axis], stride[axis]
+    size: list[int] = []
+    for n, k, s, more, side in zip(flow.shape[1:], kernel, stride, extra, (0, 2), strict=True):
         if layer.pad == "same":
             if k < s:
                 raise TreeError(f'{where}: pad="same" needs a kernel of at least the stride {s}, and it is {k}')
-            first, last = (k - s) // 2, (k - s) - (k - s) // 2
+            crop = ((k - s) // 2, (k - s) - (k - s) // 2)
         else:
-            first, last = _declared(layer.pad)[2 * axis : 2 * axis + 2]
-        if extra[axis] >= s:
-            raise TreeError(f"{where}: output_pad {extra[axis]} must be smaller than the stride {s}")
-        out = (n - 1) * s + k - first - last + extra[axis]
-        if out < 1:
-            raise TreeError(f"{where}: padded by {first} and {last}, nothing is left of {_show(flow.shape)}; pad less")
-        pads += [first, last]
-        grown.append(out)
+            sides = _declared(layer.pad)
+            crop = (sides[side], sides[side + 1])
+        if more >= s:
+            raise TreeError(f"{where}: output_pad {more} must be smaller than the stride {s}")
+        size.append((n - 1) * s + k - sum(crop) + more)
+        if size[-1] < 1:
+            raise TreeError(f"{where}: cropped by {sum(crop)}, nothing is left of {_show(flow.shape)}; pad less")
+        pads += crop
     top, bottom, left, right = pads
-    reach = (-(-kernel[0] // stride[0]), -(-kernel[1] // stride[1]))
-    field, _ = _see(flow, reach, (1, 1))
+    # One output value sees ceil(kernel / stride) input values along each axis.
+    field, _ = _see(flow, (-(-kernel[0] // stride[0]), -(-kernel[1] // stride[1])), (1, 1))
     strides = (flow.stride[0] / stride[0], flow.stride[1] / stride[1])
     window = Window(kernel, stride, (top, bottom, left, right), output_pad=extra)
-    return _Flow((layer.out, *grown), flow.free, field, strides), window
+    return _Flow((layer.out, *size), flow.free, field, strides), window
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------
