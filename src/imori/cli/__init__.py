@@ -1,0 +1,108 @@
+"""The command line: `imori train`, `test`, `predict`, `models`, `show`.
+
+It parses with argparse, because a command must answer at once: the alternatives take longer to import than `imori
+show` takes to run. Each command is a module that is imported when it is called; it declares its flags in a function
+and runs in another. Everything heavy is imported inside the latter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from imori.cli.parsing import Parser, UsageError
+from imori.errors import ImoriError
+
+OK, WRONG, STOPPED, PIPE_CLOSED = 0, 2, 130, 141
+COMMANDS = {"train": "training", "test": "testing", "predict": "predicting", "models": "networks", "show": "networks"}
+HELP = """\
+imori: a folder of photos becomes an image classifier, with any classic CNN, in the framework you use.
+
+  imori train photos/ --model resnet18         train on a folder with a folder of photos for each class
+  imori test runs/latest photos_test/          accuracy, precision and recall of each class, confusion matrix
+  imori predict runs/latest holiday.jpg        what is in a photo, with probabilities
+  imori models                                 the networks that can be trained
+  imori show resnet18                          a network's table: shapes, parameters, multiply-accumulates
+
+Try it without photos of your own, on 1,797 small handwritten digits that come with imori:
+
+  imori train digits --model lenet --out runs/digits
+  imori test runs/digits
+
+imori COMMAND --help explains a command's flags; imori --version prints the version.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code.
+
+    0: done. 2: an error in what was asked or given, said in one line on stderr. 130: stopped by Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except ImoriError as error:
+        return _say(f"error: {error}", WRONG)
+    except KeyboardInterrupt as stop:
+        return _say(str(stop) or "stopped", STOPPED)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except MemoryError:
+        return _say("error: the memory is full; use a smaller --batch-size or --size", WRONG)
+    except OSError as error:
+        return _say(f"error: {_system(error)}", WRONG)
+
+
+def parser(command: str) -> Parser:
+    """The flags of one command."""
+    made = Parser(prog=f"imori {command}")
+    importlib.import_module(f"imori.cli.{COMMANDS[command]}").declare(made, command)
+    return made
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP)
+        return OK
+    command, *rest = argv
+    if command == "--version":
+        from imori import __version__
+
+        print(f"imori {__version__}")
+        return OK
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
+        meant = f"; did you mean imori {near[0]}?" if near else ""
+        raise UsageError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}{meant}")
+    arguments = parser(command).read(rest)
+    if arguments is None:
+        return OK
+    code: int = importlib.import_module(f"imori.cli.{COMMANDS[command]}").run(arguments, command)
+    return code
+
+
+def _say(message: str, code: int) -> int:
+    from imori.cli.output import visible
+
+    with contextlib.suppress(OSError):
+        print(visible(message), file=sys.stderr, flush=True)
+    return code
+
+
+def _system(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{place}the disk is full; free some space and try again"
+    return f"{place}{error.strerror or error}"

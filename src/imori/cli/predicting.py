@@ -1,0 +1,108 @@
+"""`imori predict`: what is in these photos."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imori.cli.output import percent, warn, write_json, write_table
+from imori.cli.parsing import Parser, whole
+from imori.errors import DataError
+
+if TYPE_CHECKING:
+    from imori.classifier import Prediction
+
+FORMATS = ("table", "csv", "json")
+
+
+def declare(parser: Parser, command: str) -> None:
+    """The flags of `predict`."""
+    parser.describe(
+        "RUN IMAGES... [flags]",
+        "Says what is in photos: the likeliest classes, with their probabilities. A photo that cannot be read is named"
+        " and counted, and does not stop the others.",
+        "imori predict runs/latest holiday.jpg",
+        "imori predict runs/latest photos/ 'more/*.png' --top 3",
+        "imori predict runs/latest photos/ --output answers.csv",
+    )
+    parser.trained_model()
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="photos, folders of photos, or patterns as '*.jpg'")
+    parser.add_argument("--top", type=whole, default=3, metavar="N", help="classes named for each photo (default: 3)")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="table, csv or json (default: by the name of --output, else table)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write there, not to the screen")
+
+
+def run(arguments: argparse.Namespace, command: str) -> int:
+    """Runs `predict`. DataError where not one photo could be read."""
+    from imori.classifier import load
+
+    if arguments.top < 1:
+        raise DataError(f"--top is {arguments.top}; it must be a whole number from 1")
+    model = load(arguments.model, arguments.framework, arguments.device)
+    answers = model.predict(arguments.images, arguments.top, arguments.strict)
+    bad = [answer for answer in answers if answer.error is not None]
+    for answer in bad:
+        warn(f"could not read {answer.error}")
+    _write(answers, _format(arguments), min(arguments.top, len(model.classes)), arguments.output)
+    if len(bad) == len(answers):
+        raise DataError(f"none of the {len(answers)} photos could be read; give photos that an image viewer opens")
+    if bad:
+        warn(f"{len(bad)} of {len(answers)} photos could not be read")
+    return 0
+
+
+def _format(arguments: argparse.Namespace) -> str:
+    suffix = Path(arguments.output or "").suffix.lower().removeprefix(".")
+    return arguments.format or (suffix if suffix in FORMATS else "csv" if arguments.output else "table")
+
+
+def _write(answers: Sequence[Prediction], form: str, top: int, output: str | None) -> None:
+    if output is None and form == "json":
+        write_json([_data(answer) for answer in answers])
+    elif output is None and form == "csv":
+        sys.stdout.write(_csv(answers, top))
+    elif output is None:
+        heads = ("photo", *("class", "probability") * top)
+        write_table(heads, (_cells(answer, top) for answer in answers), numbers=("probability",))
+    else:
+        _save(answers, form, top, Path(output))
+
+
+def _save(answers: Sequence[Prediction], form: str, top: int, path: Path) -> None:
+    """Writes the file, whole or not at all."""
+    from imori.weights.file import written
+
+    if form == "table":
+        raise DataError(f"--format table is for the screen; write {path} as csv or json")
+    text = json.dumps([_data(answer) for answer in answers], indent=2, ensure_ascii=False) + "\n"
+    with written(path) as beside:
+        beside.write_text(text if form == "json" else _csv(answers, top), encoding="utf-8", errors="backslashreplace")
+
+
+def _data(answer: Prediction) -> dict[str, Any]:
+    top = [{"class": name, "probability": probability} for name, probability in answer.top]
+    return {"photo": answer.path, "top": top, "error": answer.error}
+
+
+def _csv(answers: Sequence[Prediction], top: int) -> str:
+    """A row a photo, with columns class_1, probability_1, class_2, and so on, and the reason where there are none."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["photo", *(f"{what}_{i}" for i in range(1, top + 1) for what in ("class", "probability")), "error"])
+    for answer in answers:
+        pairs = [cell for name, probability in answer.top for cell in (name, f"{probability:.6f}")]
+        table.writerow([answer.path, *pairs, *[""] * (2 * top - len(pairs)), answer.error or ""])
+    return text.getvalue()
+
+
+def _cells(answer: Prediction, top: int) -> list[str]:
+    pairs = [cell for name, probability in answer.top for cell in (name, percent(probability))]
+    return [answer.path, *(pairs or ["could not be read", *["-"] * (2 * top - 1)])]

@@ -1,0 +1,142 @@
+"""`imori train`: flags for every choice of a recipe, and what is said of the run at its end."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from imori.cli.parsing import Parser, class_weights, number, size, whole
+
+if TYPE_CHECKING:
+    from imori.train import Run
+
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine", "onecycle")
+
+
+def declare(parser: Parser, command: str) -> None:
+    """The flags of `train`. Their names are those of the recipe's fields; what is not given is None."""
+    parser.describe(
+        "DATA [flags]",
+        "Trains an image classifier and leaves a run directory: recipe.json (every choice), split.csv (which photo"
+        " was used for what), metrics.csv (a row an epoch), model.safetensors (the best weights by validation, with"
+        " all that is needed to use them) and last.safetensors (what --resume goes on from).",
+        "imori train photos/ --model resnet18 --epochs 30 --out runs/first",
+        "imori train photos/ --model resnet18 --weights runs/first --lr 0.0001",
+        "imori train photos/ --recipe runs/first/recipe.json --seed 1",
+        "imori train digits --model lenet --framework numpy",
+        "imori train mnist/ --model resnet_mnist_plain --iterations 2000",
+        "imori train photos/ --model my_net.py:net --size 64",
+        "imori train --resume runs/first",
+    )
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="a folder with a folder of photos for each class (under train/, val/ and test/, or not), a .csv or .jsonl"
+        " list of photos and classes, a folder with MNIST's four files, or the word digits",
+    )
+    _network(parser)
+    _length(parser)
+    _rule(parser)
+    _augmentation(parser)
+    _files(parser)
+    _machine(parser)
+
+
+def _network(parser: Parser) -> None:
+    add = parser.add_argument_group("the network").add_argument
+    add("--model", metavar="NAME", help="imori models lists them; or my_net.py:function (default: resnet18)")
+    add("--variant", metavar="NAME", help="a published form of it, as paper (default: imori's own)")
+    add("--framework", metavar="NAME", help="torch or numpy (default: torch where it is installed)")
+    add("--weights", metavar="FILE", help="start from a run or a model.safetensors, not from nothing")
+    add("--size", type=size, metavar="N|HxW", help="the input's pixels (default: the paper's)")
+    add("--channels", type=whole, metavar="N", help="1 for grey, 3 for colour (default: the photos' own)")
+    add(
+        "--resize",
+        choices=("crop", "stretch"),
+        help="the middle of each photo, or all of it out of proportion (default: crop for colour photos)",
+    )
+
+
+def _length(parser: Parser) -> None:
+    add = parser.add_argument_group("how long, and on which photos").add_argument
+    add("--epochs", type=whole, metavar="N", help="passes over the training photos (default: 20)")
+    add("--iterations", type=whole, metavar="N", help="steps in all, in place of --epochs")
+    add("--patience", type=whole, metavar="N", help="stop after N epochs without a better validation")
+    add("--val", type=number, metavar="SHARE", help="held back to choose the best epoch (default: 0.1)")
+    add("--test", type=number, metavar="SHARE", help="of an unsplit folder, held back for the test (default: 0.1)")
+
+
+def _rule(parser: Parser) -> None:
+    add = parser.add_argument_group("the training rule").add_argument
+    add("-b", "--batch-size", type=whole, metavar="N", help="photos a step (default: 32)")
+    add("--opt", choices=OPTIMIZERS, metavar="NAME", help=f"{', '.join(OPTIMIZERS)} (default: adamw)")
+    add("--lr", type=number, metavar="RATE", help="the highest learning rate (default: by optimizer and net)")
+    add("--momentum", type=number, metavar="X", help="of sgd, momentum and nesterov (default: 0.9)")
+    add("--weight-decay", type=number, metavar="X", help="(default: 0.01 for adamw, 0 for the others)")
+    add("--schedule", choices=SCHEDULES, metavar="NAME", help=f"{', '.join(SCHEDULES)} (default: cosine)")
+    add("--warmup-epochs", type=number, metavar="N", help="epochs in which the rate rises (default: 0)")
+    add("--step-epochs", type=number, metavar="N", help="of --schedule step: epochs between two drops")
+    add("--step-factor", type=number, metavar="X", help="of --schedule step: the drop (default: 0.1)")
+    add("--label-smoothing", type=number, metavar="SHARE", help="spread over all classes (default: 0)")
+    add(
+        "--class-weights",
+        type=class_weights,
+        metavar="WEIGHTS",
+        help="none, balanced, or weights such as cat=2,dog=1 (default: none)",
+    )
+    add("--clip", type=number, metavar="NORM", help="the largest L2 norm of the gradient (default: none)")
+    add("--precision", choices=("float32", "float64"), help="(default: float32)")
+    add("--seed", type=whole, metavar="N", help="of everything that is random (default: 0)")
+
+
+def _augmentation(parser: Parser) -> None:
+    add = parser.add_argument_group("augmentation: training photos changed at random, anew in every epoch").add_argument
+    add("--crop", type=number, metavar="SHARE", help="smallest area kept (default: 0.35 for colour photos)")
+    add("--flip", type=number, metavar="CHANCE", help="mirrored (default: 0.5 for colour photos, else 0)")
+    add("--shift", type=number, metavar="SHARE", help="moved by up to this share of the size (default: 0)")
+    add("--rotate", type=number, metavar="DEGREES", help="turned by up to so much (default: 0)")
+    add("--colour", type=number, metavar="X", help="brightness, contrast, saturation (default: 0)")
+    add("--erase", type=number, metavar="CHANCE", help="a rectangle is blotted out (default: 0)")
+
+
+def _files(parser: Parser) -> None:
+    add = parser.add_argument_group("files").add_argument
+    add("--out", "--output", metavar="RUN", help="the run directory (default: runs/MODEL-DATE)")
+    add("--recipe", metavar="FILE", help="choices from a run's recipe.json; flags given here go before it")
+    add("--resume", metavar="RUN", help="go on with a run that was stopped, as it was started")
+    add("--checkpoint-steps", type=whole, metavar="N", help="steps between two savings for --resume (default: 500)")
+
+
+def _machine(parser: Parser) -> None:
+    add = parser.add_argument_group("this machine").add_argument
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (default: auto)")
+    add("-j", "--workers", type=whole, metavar="N", help="threads that load photos (default: one a core)")
+    add("--strict", action="store_true", help="stop at a photo that cannot be read (default: leave it out)")
+
+
+def run(arguments: argparse.Namespace, command: str) -> int:
+    """Runs `train`."""
+    import imori
+    from imori.cli.progress import reporting
+
+    given: dict[str, Any] = {name: value for name, value in vars(arguments).items() if value is not None}
+    with reporting() as report:
+        done = imori.train(**given, report=report)
+    _say_how_it_went(done)
+    return 0
+
+
+def _say_how_it_went(done: Run) -> None:
+    from imori.cli.output import percent, write
+
+    said = done.metrics
+    line = f"best: epoch {said.get('epoch')}"
+    if "val_accuracy" in said:
+        line += f", validation {percent(said['val_accuracy'])}"
+    write(line)
+    if "test_accuracy" in said:
+        write(f"test: {percent(said['test_accuracy'])} of {said['test_images']} images that training never saw")
+    write(f"saved in {done.path}")
+    write(f"next: imori test {done.path} DATA, imori predict {done.path} PHOTOS")
