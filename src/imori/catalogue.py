@@ -7,8 +7,10 @@ import fnmatch
 import importlib
 import importlib.util
 import inspect
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 from imori.errors import ImoriError, NameUnknown, TreeError
@@ -54,11 +56,14 @@ def variants(name: str) -> tuple[str, ...]:
 
 
 def size_of(name: str) -> int:
-    """The height and width that a network's paper feeds it; a user's own file says SIZE, and 224 stands in for it."""
-    if _is_own(name):
-        path, _, _ = name.rpartition(":")
-        return int(getattr(_own_module(path), "SIZE", DEFAULT_SIZE))
-    return DEFAULT_SIZE if name.endswith(".json") else _entry(name).size
+    """The height and width that a network is fed: its paper's, a user's own file's SIZE, or 224 where none is said."""
+    if not _is_own(name):
+        return DEFAULT_SIZE if name.endswith(".json") else _entry(name).size
+    path, _ = _split(name)
+    size = getattr(_own_module(path), "SIZE", DEFAULT_SIZE)
+    if type(size) is not int or size < 1:
+        raise TreeError(f"{path}: SIZE is {size!r:.80}; it must be a whole number from 1")
+    return size
 
 
 def model(name: str | Tree, classes: int = 1000, channels: int = 3, variant: str | None = None) -> Tree:
@@ -71,18 +76,31 @@ def model(name: str | Tree, classes: int = 1000, channels: int = 3, variant: str
     TreeError for a network that cannot be made.
     """
     for what, value in (("classes", classes), ("channels", channels)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise TreeError(f"{what} is {value!r}; it must be a whole number from 1")
-    if isinstance(name, str) and not _is_own(name) and not name.endswith(".json"):
-        entry = _entry(name)
-        chosen = _variant(name, _paper(entry), variant or "default")
-        function = getattr(_paper(entry), entry.function.partition(":")[2])
-        return function(*entry.arguments, classes=classes, variant=chosen)  # type: ignore[no-any-return]
+        if type(value) is not int or value < 1:
+            raise TreeError(f"{what} is {value!r:.80}; it must be a whole number from 1")
+    if not isinstance(name, str):
+        tree = _checked(name, "the model")
+    elif _is_own(name):
+        tree = _own_tree(name, classes)
+    elif name.endswith(".json"):
+        tree = _read_json(name)
+    else:
+        return _from_paper(name, classes, variant or "default")
     if variant not in (None, "default"):
         raise NameUnknown(f"a network of your own has no variant {variant!r}; variants belong to the catalogue's names")
-    if not isinstance(name, str):
-        return _checked(name, "model")
-    return _own_tree(name, classes) if _is_own(name) else from_json(_read(name))
+    return tree
+
+
+def _from_paper(name: str, classes: int, variant: str) -> Tree:
+    """A name of the catalogue; a publisher's form that does not differ from the default is the default."""
+    entry = _entry(name)
+    paper = _paper(entry)
+    if variant not in (*paper.VARIANTS, *paper.SAME):
+        same = f" ({', '.join(paper.SAME)}: the same as the default)" if paper.SAME else ""
+        raise NameUnknown(f"{name} has no variant {variant!r}; it has {', '.join(paper.VARIANTS)}{same}")
+    function = getattr(paper, entry.function.partition(":")[2])
+    chosen = variant if variant in paper.VARIANTS else "default"
+    return function(*entry.arguments, classes=classes, variant=chosen)  # type: ignore[no-any-return]
 
 
 def _entry(name: str) -> Entry:
@@ -99,21 +117,16 @@ def _paper(entry: Entry) -> Any:
     return importlib.import_module(f"imori.papers.{entry.function.partition(':')[0]}")
 
 
-def _variant(name: str, paper: Any, variant: str) -> str:
-    """The variant to build; a publisher's form that does not differ from the default is the default."""
-    if variant in paper.VARIANTS:
-        return variant
-    if variant in paper.SAME:
-        return "default"
-    same = f" ({', '.join(paper.SAME)}: the same as the default)" if paper.SAME else ""
-    raise NameUnknown(f"{name} has no variant {variant!r}; it has {', '.join(paper.VARIANTS)}{same}")
-
-
 # --- a user's own networks -------------------------------------------------------------------------------------------
 
 
 def _is_own(name: str) -> bool:
     return name.endswith(".py") or name.rpartition(":")[0].endswith(".py")
+
+
+def _split(name: str) -> tuple[str, str]:
+    path, _, function = name.rpartition(":")
+    return (name, "") if name.endswith(".py") else (path, function)
 
 
 def _read(path: str) -> str:
@@ -123,13 +136,21 @@ def _read(path: str) -> str:
         raise NameUnknown(f"{path} cannot be read as a network: {error}") from error
 
 
-def _own_module(path: str) -> Any:
+def _read_json(path: str) -> Tree:
+    try:
+        return from_json(_read(path))
+    except TreeError as error:
+        raise TreeError(f"{path}: {error}") from error
+
+
+def _own_module(path: str) -> ModuleType:
     """The user's own file, run as the Python that it is."""
     _read(path)
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    name = f"_own_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -138,21 +159,16 @@ def _own_module(path: str) -> Any:
 
 
 def _own_tree(name: str, classes: int) -> Tree:
-    path, _, function = name.rpartition(":")
-    if not path.endswith(".py"):
+    path, function = _split(name)
+    if not function:
         raise NameUnknown(f"{name} names no function; write {name}:function, for one in it that returns a tree")
     module = _own_module(path)
     make = getattr(module, function, None)
-    if not callable(make):
-        there = [
-            key
-            for key, value in vars(module).items()
-            if inspect.isfunction(value) and value.__module__ == module.__name__
-        ]
+    if not inspect.isfunction(make):
+        there = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise NameUnknown(f"{path} has no function {function!r}; it has {', '.join(there) or 'none'}")
-    takes = inspect.signature(make).parameters
     try:
-        made = make(classes=classes) if "classes" in takes else make()
+        made = make(classes=classes) if "classes" in inspect.signature(make).parameters else make()
     except ImoriError:
         raise
     except Exception as error:
@@ -162,7 +178,5 @@ def _own_tree(name: str, classes: int) -> Tree:
 
 def _checked(made: Any, name: str) -> Tree:
     if not isinstance(made, get_args(Tree)):
-        raise TreeError(
-            f"{name} gave {made!r:.80}, which is no network; it must be a tree, as in Chain(Conv(8, 3), ...)"
-        )
+        raise TreeError(f"{name} is {made!r:.80}; it must be a tree, as in Chain(Conv(8, 3), ...)")
     return made  # type: ignore[no-any-return]
