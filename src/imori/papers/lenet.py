@@ -20,10 +20,10 @@ def lenet(classes: int = 1000, variant: str = "default") -> Chain:
     """LeNet for 32×32 input."""
     layers: dict[str, Tree] = {}
     for i, (kernel, filters) in enumerate(TABLE, 1):
-        layers[f"conv{i}"] = Conv(filters, kernel, init="xavier")
+        layers[f"conv{i}"] = Conv(filters, kernel)
         layers[f"pool{i}"] = MaxPool(2)
         layers[f"sigmoid{i}"] = Sigmoid()
     layers["flatten"] = Flatten()
     for i, out in enumerate((*DENSE[variant], classes), 1):
-        layers[f"fc{i}"] = Linear(out, init="xavier")
+        layers[f"fc{i}"] = Linear(out)
     return Chain(**layers)
