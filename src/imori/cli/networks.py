@@ -79,7 +79,7 @@ def _models(arguments: argparse.Namespace) -> int:
     names = catalogue.list_models(arguments.pattern)
     if not names:
         raise NameUnknown(f"no model fits {arguments.pattern!r}; `imori models` lists all, and 'resnet*' some")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         pixels, source = catalogue.size_of(name), paper(name)
         counted = summary(catalogue.model(name), (CHANNELS, pixels, pixels))
@@ -108,7 +108,7 @@ def _models(arguments: argparse.Namespace) -> int:
                 row["year"],
                 f"{row['input']} x {row['input']}",
                 f"{row['parameters']:,}",
-                ", ".join(str(variant) for variant in row["variants"] if variant != "default") or "-",
+                ", ".join(variant for variant in row["variants"] if variant != "default") or "-",
                 row["paper"],
             )
             for row in rows
@@ -209,14 +209,22 @@ def _sums(counted: Summary) -> Iterator[str]:
     )
     if counted.inference_parameters != counted.parameters:
         yield f"             {counted.inference_parameters:,} without the auxiliary heads, which serve training only"
-    yield f"MACs         {counted.macs:,} ({counted.macs / 1e9:.2f} billion) for one image"
-    yield f"memory       {counted.total * 4 / 1e6:,.1f} MB of weights, {counted.activations / 1e6:,.1f} MB of" + (
-        " layers' outputs for one image, in float32"
-    )
+    yield f"MACs         {counted.macs:,} ({_rounded(counted.macs, 'thousand', 'million', 'billion')}) for one image"
+    weights, outputs = (_rounded(count, "kB", "MB", "GB") for count in (counted.total * 4, counted.activations))
+    yield f"memory       {weights} of weights, and {outputs} of layers' outputs for one image, in float32"
     if counted.sized:
         yield f"input size   this one only, because of {', '.join(counted.sized[:3])}; build it anew for another"
     else:
         yield "input size   any"
+
+
+def _rounded(number: float, *units: str) -> str:
+    """The number to three digits, in the largest of the units (each 1,000 times the one before) that it fills."""
+    unit = ""
+    for larger in units:
+        if not unit or number >= 999.5:
+            number, unit = number / 1000, larger
+    return f"{number:.3g} {unit}"
 
 
 def _data(name: str, shown: _Shown, counted: Summary) -> dict[str, Any]:
