@@ -1,0 +1,34 @@
+"""The loss at the end of a network."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from imori.engine.layer import Array
+
+
+class SoftmaxWithLoss:
+    """Cross-entropy of softmax(logits) against soft targets, averaged by the images' weights: Σ wᵢ CEᵢ / Σ wᵢ.
+
+    CE = -Σ t log p, p = exp(logit) / Σ exp(logit). Where all weights are 0 the loss is 0.
+    """
+
+    def forward(self, logits: Array, targets: Array, weights: Array) -> float:
+        """logits and targets (N, classes), weights (N,) -> the loss."""
+        p = logits - logits.max(axis=1, keepdims=True)
+        logs = p.copy()
+        np.exp(p, out=p)
+        total = p.sum(axis=1, keepdims=True)
+        p /= total
+        logs -= np.log(total)
+        share = weights / (weights.sum() or 1)
+        self._kept = p, targets, share
+        return -float(share @ np.vecdot(targets, logs))
+
+    def backward(self) -> Array:
+        """The gradient by the logits: share · (p Σ t - t), which is p - t where the targets sum to 1."""
+        p, targets, share = self._kept
+        dy = p * targets.sum(axis=1, keepdims=True)
+        dy -= targets
+        dy *= share[:, None]
+        return np.asarray(dy)

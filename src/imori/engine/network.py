@@ -1,0 +1,188 @@
+"""Layers put together: one after the other, side by side, and the network as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from imori.engine.dropout import Dropout
+from imori.engine.layer import Array, Layer, Shape
+
+
+class Container(Layer):
+    """A layer made of layers, in `children`."""
+
+    def __init__(self, children: Sequence[Layer]) -> None:
+        super().__init__()
+        self.children = tuple(children)
+        self._learns = True
+
+    @property
+    def learns(self) -> bool:
+        """Whether `backward` has anything to do."""
+        return self._learns
+
+    def plan(self, before: bool) -> bool:
+        """As in a layer; all the children have the same input."""
+        self.passes = before
+        plans = [child.plan(before) for child in self.children]
+        self._learns = any(plans)
+        return self._learns
+
+
+class Chain(Container):
+    """One after the other."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Through the children in order."""
+        for child in self.children:
+            x = child.forward(x, training)
+        return x
+
+    def backward(self, dy: Array) -> Array | None:
+        """Back through them, as far as anything trains."""
+        for child in reversed(self.children):
+            if not child.learns:
+                return None
+            dx = child.backward(dy)
+            if dx is None:
+                return None
+            dy = dx
+        return dy
+
+    def plan(self, before: bool) -> bool:
+        """As in a layer: a child's gradient is owed where a child before it trains."""
+        self.passes = before
+        for child in self.children:
+            before = child.plan(before)
+        self._learns = before
+        return before
+
+
+class Sum(Container):
+    """The same input to every child; their outputs are added."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Σ child(x)."""
+        return _add([child.forward(x, training) for child in self.children])
+
+    def backward(self, dy: Array) -> Array | None:
+        """The same dy to every child; their gradients are added."""
+        gradients = [child.backward(dy) for child in self.children if child.learns]
+        return _add([dx for dx in gradients if dx is not None]) if self.passes else None
+
+
+def _add(arrays: list[Array]) -> Array:
+    total = arrays[0] if len(arrays) == 1 else arrays[0] + arrays[1]
+    for array in arrays[2:]:
+        total += array
+    return total
+
+
+class Concat(Container):
+    """The same input to every child; their outputs are joined along the channels."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """child(x) after child(x)."""
+        parts = [child.forward(x, training) for child in self.children]
+        self.keep(training, np.cumsum([len(part) for part in parts])[:-1])
+        return np.concatenate(parts)
+
+    def backward(self, dy: Array) -> Array | None:
+        """To every child its own channels of dy; their gradients are added."""
+        (ends,) = self.recall()
+        parts = np.split(dy, ends)
+        gradients = [child.backward(part) for child, part in zip(self.children, parts, strict=True) if child.learns]
+        return _add([dx for dx in gradients if dx is not None]) if self.passes else None
+
+
+class Aux(Container):
+    """An auxiliary classifier beside the network: passes its input through, and in training runs its head on it.
+
+    The training step reads `logits` (N, classes) and sets `gradient`, that of the loss by them, before `backward`.
+    """
+
+    def __init__(self, head: Layer, weight: float) -> None:
+        super().__init__([head])
+        self.weight = weight
+        self.logits: Array | None = None
+        self.gradient: Array | None = None
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """x; in training the head's logits are worked out too."""
+        self.logits = self.children[0].forward(x, training).T if training else None
+        return x
+
+    def backward(self, dy: Array) -> Array | None:
+        """dy and the head's own gradient, added."""
+        assert self.gradient is not None, "the step sets the gradient of every auxiliary head"
+        own = self.children[0].backward(self.gradient.T) if self.children[0].learns else None
+        return dy + own if own is not None else dy
+
+
+class Network:
+    """A whole network: images (N, C, H, W) -> logits (N, classes).
+
+    `layers` names the layers that have weights. A weight's name is its layer's path, a dot, and its role.
+    `check` is called with the images' shape (N, C, H, W) and `training` before anything runs, and raises where they
+    do not fit.
+    """
+
+    def __init__(
+        self,
+        body: Layer,
+        layers: Mapping[str, Layer],
+        dtype: str,
+        check: Callable[[Shape, bool], None] | None = None,
+    ) -> None:
+        self.body, self.layers, self.dtype, self.check = body, dict(layers), dtype, check
+        self.body.plan(False)
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """Every weight by name: the arrays themselves, not copies."""
+        return {name: layer.weights[role] for name, (layer, role) in self.places().items()}
+
+    def places(self) -> dict[str, tuple[Layer, str]]:
+        """The layer and the role behind every name."""
+        return {
+            f"{path}.{role}" if path else role: (layer, role)
+            for path, layer in self.layers.items()
+            for role in layer.weights
+        }
+
+    def train(self, names: Collection[str]) -> None:
+        """Only these weights train from now on; `backward` goes no further down than it must for them."""
+        for path, layer in self.layers.items():
+            prefix = f"{path}." if path else ""
+            layer.trained = frozenset(role for role in ("weight", "bias") if prefix + role in names)
+            layer.gradients.clear()
+        self.body.plan(False)
+
+    def seed(self, key: int) -> None:
+        """Dropout draws its next masks from this key."""
+        rng = np.random.default_rng(key)
+        for layer in every(self.body):
+            if isinstance(layer, Dropout):
+                layer.rng = rng
+
+    def forward(self, images: Array, training: bool = False) -> Array:
+        """images (N, C, H, W) -> logits (N, classes)."""
+        if self.check is not None:
+            self.check(images.shape, training)
+        x = np.ascontiguousarray(images.swapaxes(0, 1), dtype=self.dtype)
+        return self.body.forward(x, training).swapaxes(0, 1)
+
+    def backward(self, dy: Array) -> None:
+        """From the gradient by the logits (N, classes): fills the layers' `gradients`."""
+        if self.body.learns:
+            self.body.backward(dy.swapaxes(0, 1))
+
+
+def every(layer: Layer) -> Iterator[Layer]:
+    """A layer and all that it is made of, in the order in which they run."""
+    yield layer
+    if isinstance(layer, Container):
+        for child in layer.children:
+            yield from every(child)

@@ -1,0 +1,315 @@
+"""NumPy: a tree becomes the engine's own `Network`. It is always installed, and runs on the processor.
+
+What is not in `imori.engine` and is needed to train stands here: clipping, and the optimizers' formulas applied to
+each weight in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import assert_never
+
+import numpy as np
+
+from imori import engine as e
+from imori import tree as t
+from imori.errors import ImoriError, TreeError
+from imori.frameworks.base import Array, Setup, Weights, weight_name
+from imori.optimizers import Optimizer, Slots
+from imori.shapes import Node, Shape, flat, resolve
+from imori.weights.names import compare
+
+DTYPES = ("float32", "float64")
+CHUNK = 2**16
+"""How many values of a weight an optimizer's formula is applied to at a time, so that its terms stay in the cache."""
+
+
+def device(name: str) -> str:
+    """ "cpu", which is also "auto"; ImoriError for any other."""
+    if name not in ("auto", "cpu"):
+        raise ImoriError(f"numpy has no device {name!r}; it runs on the cpu: choose cpu or auto")
+    return "cpu"
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+def build(root: Node, weights: Weights, dtype: str, device: str) -> e.Network:
+    """The network, with copies of the weights."""
+    if isinstance(root.layer, t.Aux):
+        raise TreeError("the root is an Aux, which has no output of its own; put it into a Chain")
+    layers: dict[str, e.Layer] = {}
+    body = _layer(root, {name: np.array(value, dtype, order="C") for name, value in weights.items()}, layers)
+    return e.Network(body, layers, dtype, _input_check(root))
+
+
+def _layer(node: Node, weights: Weights, named: dict[str, e.Layer]) -> e.Layer:
+    """The layer of one node; those with weights are put into `named` by their paths."""
+    if node.children:
+        return _container(node, [_layer(child, weights, named) for child in node.children])
+    own = {role: weights[weight_name(node.path, role)] for role in node.weights}
+    made = _leaf(node, own)
+    if own:
+        named[node.path] = made
+    return made
+
+
+def _container(node: Node, children: list[e.Layer]) -> e.Layer:
+    match node.layer:
+        case t.Chain():
+            return e.Chain(children)
+        case t.Sum():
+            return e.Sum(children)
+        case t.Concat():
+            return e.Concat(children)
+        case t.Aux(weight=weight):
+            return e.Aux(children[0], weight)
+        case layer:
+            raise AssertionError(f"{layer!r} has children")
+
+
+def _leaf(node: Node, own: Weights) -> e.Layer:
+    layer, resolved = node.layer, node.window
+    window = e.Window(resolved.kernel, resolved.stride, resolved.pads, resolved.dilation)
+    match layer:
+        case t.Conv(groups=groups):
+            return e.Convolution(own["weight"], own.get("bias"), window, groups)
+        case t.Depthwise():
+            return e.Depthwise(own["weight"], own.get("bias"), window)
+        case t.ConvTranspose(groups=groups):
+            return e.ConvTranspose(own["weight"], own.get("bias"), window, groups, resolved.output_pad)
+        case t.Linear():
+            return e.Affine(own["weight"], own.get("bias"))
+        case t.BatchNorm(eps, momentum):
+            return e.BatchNorm(own["weight"], own["bias"], own["mean"], own["var"], eps, momentum)
+        case t.MaxPool():
+            return e.MaxPool(window)
+        case t.AvgPool():
+            # Where every place counts the same, one number stands for all of them and holds for any input size.
+            rows, columns = (counts if len(set(counts)) > 1 else counts[:1] for counts in resolved.counts)
+            return e.AvgPool(window, (rows, columns))
+        case t.AdaptiveAvgPool():
+            return e.AdaptiveAvgPool((node.output[1], node.output[2]))
+        case t.GlobalAvgPool():
+            return e.GlobalAvgPool()
+        case t.Flatten():
+            return e.Flatten()
+        case t.LRN(size, alpha, beta, k):
+            return e.LRN(size, alpha, beta, k)
+        case t.ReLU(limit):
+            return e.ReLU(limit)
+        case t.LeakyReLU(slope):
+            return e.LeakyReLU(slope)
+        case t.Sigmoid():
+            return e.Sigmoid()
+        case t.Tanh():
+            return e.Tanh()
+        case t.Softmax():
+            return e.Softmax()
+        case t.Dropout(drop):
+            return e.Dropout(drop)
+        case t.Identity():
+            return e.Identity()
+        case t.Subsample():
+            return e.Subsample(resolved.stride)
+        case t.PadChannels(out):
+            return e.PadChannels(out)
+        case t.Chain() | t.Sum() | t.Concat() | t.Aux():
+            raise AssertionError(f"{layer!r} has no children")
+        case _:
+            assert_never(layer)
+
+
+def _input_check(root: Node) -> Callable[[Shape, bool], None]:
+    """What a network calls before it runs: TreeError for images that it was not built for."""
+    fitting = {(root.input, False), (root.input, True)}
+
+    def check(images: Shape, training: bool) -> None:
+        shape, built = images[1:], root.input
+        if (shape, training) in fitting:
+            return
+        if len(shape) != len(built) or shape[0] != built[0]:
+            raise TreeError(f"the network takes images {_times(built)} (C×H×W), in a batch, and gets {_times(shape)}")
+        bound = [node.path for node in flat(root) if node.sized and (training or not node.training_only)]
+        if bound:
+            raise TreeError(
+                f"the network was built for images {_times(built)} (C×H×W) and gets {_times(shape)}; {bound[0]} binds"
+                f" it to that size: resize the images, or build it for {_times(shape)}"
+            )
+        resolve(
+            root.layer if training else _without_heads(root.layer), shape
+        )  # says which layer a map is too small for
+        fitting.add((shape, training))
+
+    return check
+
+
+def _times(shape: Shape) -> str:
+    return "×".join(map(str, shape))
+
+
+def _without_heads(tree: t.Tree) -> t.Tree:
+    """The tree as it is at inference, its paths unchanged."""
+    match tree:
+        case t.Chain() | t.Sum() | t.Concat():
+            children = tuple((segment, _without_heads(child)) for segment, child in tree.segments())
+            return type(tree).of(children)  # type: ignore[return-value]
+        case t.Aux():
+            return t.Identity()
+        case _:
+            return tree
+
+
+# --- weights, inference ----------------------------------------------------------------------------------------------
+
+
+def owns(native: object) -> bool:
+    """Whether it is the engine's network."""
+    return isinstance(native, e.Network)
+
+
+def load(native: e.Network, weights: Weights) -> None:
+    """Copies canonical weights into the network's own arrays."""
+    own = native.weights
+    compare(weights, {name: array.shape for name, array in own.items()})
+    for name, array in own.items():
+        array[...] = weights[name]
+
+
+def dump(native: e.Network) -> Weights:
+    """Copies of the network's arrays, which have canonical names and layouts."""
+    return {name: array.copy() for name, array in native.weights.items()}
+
+
+def logits(native: e.Network, images: Array) -> Array:
+    """Inference on images (N, C, H, W)."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in the logits
+        return np.ascontiguousarray(native.forward(np.asarray(images)))
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def prepare(native: e.Network, setup: Setup) -> NumpyStep:
+    """A training step that changes the network in place."""
+    return NumpyStep(native, setup)
+
+
+class NumpyStep:
+    """One step of training: `base.Step`."""
+
+    def __init__(self, native: e.Network, setup: Setup) -> None:
+        _refuse(native, setup)
+        for path, layer in native.layers.items():
+            if isinstance(layer, e.BatchNorm):
+                layer.frozen = path in setup.frozen
+        native.train(setup.trainable)
+        self._native, self._setup = native, setup
+        self._trained = {name: place for name, place in native.places().items() if name in setup.trainable}
+        self._heads = [layer for layer in e.every(native.body) if isinstance(layer, e.Aux)]
+        self._time = 0
+        self._slots: dict[str, Slots] = {
+            name: {slot: np.zeros_like(layer.weights[role]) for slot in setup.optimizer.slots}
+            for name, (layer, role) in self._trained.items()
+        }
+
+    def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:
+        """The loss before the step, and the logits that gave it. A loss that is not finite changes no weight."""
+        dtype = self._native.dtype
+        targets, weights = np.asarray(targets, dtype), np.asarray(weights, dtype)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the loss tells
+            self._native.seed(key)
+            logits = self._forward(images)
+            loss, gradient = _loss(logits, targets, weights)
+            for head in self._heads:
+                assert head.logits is not None, "a forward pass in training leaves every head's logits"
+                own, by_logits = _loss(head.logits, targets, weights)
+                loss += head.weight * own
+                head.gradient = by_logits * head.weight
+            if math.isfinite(loss):
+                self._native.backward(gradient)
+                self._update(float(rate))
+        return loss, np.ascontiguousarray(logits)
+
+    def _forward(self, images: Array) -> Array:
+        try:
+            return self._native.forward(np.asarray(images), training=True)
+        except e.SingleValueError as error:
+            raise ImoriError(
+                f"a batch norm cannot train on one value a channel, and a batch of {len(images)} images"
+                f" {_times(images.shape[1:])} leaves it no more; use a larger batch, or larger images"
+            ) from error
+
+    def _update(self, rate: float) -> None:
+        setup = self._setup
+        gradients = {name: layer.gradients[role] for name, (layer, role) in self._trained.items()}
+        if setup.clip is not None:
+            _clip(list(gradients.values()), setup.clip)
+        self._time += 1
+        for name, (layer, role) in self._trained.items():
+            multiplied, decayed = rate * setup.rates.get(name, 1.0), name in setup.decayed
+            weight, slots = layer.weights[role], self._slots[name]
+            _apply(setup.optimizer, weight, gradients[name], slots, multiplied, self._time, decayed)
+
+    def state(self) -> Weights:
+        """Copies of the optimizer's memory."""
+        slots = {f"{name}/{slot}": array.copy() for name, own in self._slots.items() for slot, array in own.items()}
+        return {**slots, "time": np.array(self._time, np.int64)}
+
+    def restore(self, state: Weights) -> None:
+        """Goes on from a state of any framework; WeightsError if it is of other weights or another optimizer."""
+        arrays = {f"{name}/{slot}": array for name, own in self._slots.items() for slot, array in own.items()}
+        compare(state, {**{name: array.shape for name, array in arrays.items()}, "time": ()}, "the optimizer's memory")
+        for name, array in arrays.items():
+            array[...] = state[name]
+        self._time = int(state["time"])
+
+
+def _refuse(native: e.Network, setup: Setup) -> None:
+    """ImoriError for a setup that this network, or NumPy, cannot follow."""
+    places = native.places()
+    if setup.precision != native.dtype:
+        raise ImoriError(f"the model was built in {native.dtype}, not in {setup.precision!r}; use one dtype for both")
+    if setup.world > 1:
+        raise ImoriError(f"numpy trains in one process, and there are {setup.world}; use one, or another framework")
+    for name in sorted({*setup.trainable, *setup.decayed, *setup.rates}):
+        if name not in places:
+            raise ImoriError(f"the model has no weight {name!r}; its first is {next(iter(places), None)!r}")
+    for path in sorted(setup.frozen):
+        if not isinstance(native.layers.get(path), e.BatchNorm):
+            raise ImoriError(f"{path!r} is no batch norm of the model, and cannot be frozen as one")
+    statistics = sorted(name for name in setup.trainable if places[name][1] in ("mean", "var"))
+    if statistics:
+        raise ImoriError(f"{statistics[0]} is a running statistic, which follows the data and cannot be trained")
+    if not setup.trainable:
+        raise ImoriError("nothing trains: name at least one weight as trainable")
+
+
+def _loss(logits: Array, targets: Array, weights: Array) -> tuple[float, Array]:
+    """The loss, and its gradient by the logits."""
+    last = e.SoftmaxWithLoss()
+    return last.forward(logits, targets, weights), last.backward()
+
+
+def _clip(gradients: list[Array], longest: float) -> None:
+    """Scales the whole gradient, in place, to an L2 norm of at most `longest`."""
+    norm = math.sqrt(sum(float(np.vdot(gradient, gradient)) for gradient in gradients))
+    scale = longest / (norm + 1e-6)
+    if scale < 1:
+        for gradient in gradients:
+            gradient *= scale
+
+
+def _apply(
+    optimizer: Optimizer, weight: Array, gradient: Array, slots: Slots, rate: float, time: int, decayed: bool
+) -> None:
+    """The optimizer's formula, which works on each value by itself, a chunk at a time and in place."""
+    weight, gradient = weight.reshape(-1), gradient.reshape(-1)
+    lines = {slot: array.reshape(-1) for slot, array in slots.items()}
+    for first in range(0, weight.size, CHUNK):
+        part = slice(first, first + CHUNK)
+        memory = {slot: line[part] for slot, line in lines.items()}
+        weight[part], updated = optimizer.update(weight[part], gradient[part], memory, rate, time, decayed)
+        for slot, line in lines.items():
+            line[part] = updated[slot]
