@@ -42,7 +42,7 @@ class Job:
     native: Native
     step: Step
     training: Loader
-    validation: Loader | None
+    validation: Loader
     test: Loader | None
     class_weights: npt.NDArray[np.floating[Any]]
     card: Card
@@ -102,23 +102,20 @@ def _train(job: Job, progress: Progress, asked_to_stop: Callable[[], bool]) -> N
 
 def _close_epoch(job: Job, progress: Progress, rate: float) -> None:
     """Validates, writes the best weights if these are, and adds a row of metrics."""
+    tally = evaluate(job.framework, job.native, job.validation, len(job.card.classes))
     row: dict[str, Any] = {
         "epoch": len(progress.rows) + 1,
         "step": progress.step,
         "lr": rate,
         "train_loss": progress.loss_sum / progress.images,
         "train_accuracy": progress.correct / progress.images,
-        "val_loss": None,
-        "val_accuracy": None,
+        "val_loss": tally.loss,
+        "val_accuracy": tally.accuracy,
         "seconds": round(progress.seconds, 3),
     }
-    better = True
-    if job.validation is not None:
-        tally = evaluate(job.framework, job.native, job.validation, len(job.card.classes))
-        row |= {"val_loss": tally.loss, "val_accuracy": tally.accuracy}
-        score = (tally.accuracy, -tally.loss)
-        better = progress.best is None or score > progress.best
-        progress.best = score if better else progress.best
+    score = (tally.accuracy, -tally.loss)
+    better = progress.best is None or score > progress.best
+    progress.best = score if better else progress.best
     progress.stale = 0 if better else progress.stale + 1
     progress.stopped = job.recipe.patience is not None and progress.stale >= job.recipe.patience
     progress.rows.append(row)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from imori import catalogue, frameworks
 from imori import tree as t
-from imori.data import Augmentation, Images, Loader, Preprocessing, Splits, open_splits, statistics
+from imori.data import Augmentation, Images, Loader, PhotoFiles, Preprocessing, Splits, open_splits, statistics
 from imori.errors import RecipeError, RunError
 from imori.frameworks.base import Framework, Setup, Weights
 from imori.shapes import Node, flat, resolve
@@ -122,20 +122,23 @@ def _start(
         weights = given[0]
     else:
         weights = initial_weights(tree, shape, recipe.seed, recipe.precision)
-        if splits.photos and len(splits.train) < FEW_PHOTOS:
+        if isinstance(splits.train, PhotoFiles) and len(splits.train) < FEW_PHOTOS:
             machine.report.note(
                 f"{len(splits.train)} photos train this network from nothing; with fewer than {FEW_PHOTOS}, expect"
                 " modest accuracy, and more from more photos or from --weights of a trained model"
             )
     card = Card(tree, shape, classes, preprocessing.to_data(), model=recipe.model, framework=frameworks.name_of(chosen))
     job = _job(chosen, recipe, root, weights, card, splits, run, machine)
+    progress = Progress(fingerprint=_fingerprint(splits))
+    run.save_last(weights, job.step.state(), progress, card)
     run.start(recipe, data if data == "digits" else str(Path(data).resolve()), _parts(splits))
-    fit(job, Progress(fingerprint=_fingerprint(splits)))
+    fit(job, progress)
     return run
 
 
 def _resume(run: Run, machine: _Machine) -> Run:
     recipe = run.recipe
+    run.sweep()
     weights, memory, progress, card = run.read_last()
     root = resolve(card.tree, card.input)
     check(weights, root, str(run.last_file))
@@ -198,7 +201,7 @@ def _preprocessing(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[
         kind = recipe.resize or old.resize
     else:
         usual = 224 if recipe.model == "a tree" else catalogue.size_of(recipe.model)
-        kind = recipe.resize or ("crop" if splits.photos and splits.channels == 3 else "stretch")
+        kind = recipe.resize or ("crop" if _colour_photos(splits) else "stretch")
         channels = splits.channels
         new = Preprocessing(
             size=size or (usual, usual),
@@ -224,13 +227,16 @@ def _filled(recipe: Recipe, root: Node, splits: Splits) -> Recipe:
         lr = 1e-3 if adaptive else 1e-2 if recipe.opt == "adagrad" else 0.1 * recipe.batch_size / 256
     else:
         lr = 1e-4 if adaptive else 1e-3 if recipe.opt == "adagrad" else 0.01
-    colour_photos = splits.photos and splits.channels == 3
     return replace(
         recipe,
         lr=lr if recipe.lr is None else recipe.lr,
-        crop=(0.35 if colour_photos else 1.0) if recipe.crop is None else recipe.crop,
-        flip=(0.5 if colour_photos else 0.0) if recipe.flip is None else recipe.flip,
+        crop=(0.35 if _colour_photos(splits) else 1.0) if recipe.crop is None else recipe.crop,
+        flip=(0.5 if _colour_photos(splits) else 0.0) if recipe.flip is None else recipe.flip,
     )
+
+
+def _colour_photos(splits: Splits) -> bool:
+    return isinstance(splits.train, PhotoFiles) and splits.channels == 3
 
 
 def _job(
@@ -282,7 +288,7 @@ def _job(
         native=native,
         step=chosen.prepare(native, setup),
         training=loader(splits.train, augmentation),
-        validation=None if splits.val is None else loader(splits.val, Augmentation()),
+        validation=loader(splits.val, Augmentation()),
         test=None if splits.test is None else loader(splits.test, Augmentation()),
         class_weights=_class_weights(recipe, splits),
         card=card,
@@ -316,4 +322,4 @@ def _parts(splits: Splits) -> Iterator[tuple[str, str, str]]:
 
 
 def _fingerprint(splits: Splits) -> str:
-    return "-".join(images.fingerprint() for images in (splits.train, splits.val) if images is not None)
+    return f"{splits.train.fingerprint()}-{splits.val.fingerprint()}"

@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 
 def soft_targets(labels: Array, classes: int, smoothing: float, dtype: str = "float32") -> Array:
-    """labels (N,) -> (N, classes): 1 - smoothing at the label, and smoothing spread evenly over all classes."""
+    """Labels (N,) -> (N, classes): 1 - smoothing at the label, and smoothing spread evenly over all classes."""
     targets = np.full((len(labels), classes), smoothing / classes, dtype)
     targets[np.arange(len(labels)), labels] += 1 - smoothing
     return targets
@@ -45,7 +45,7 @@ class Tally:
         self.confusion = np.zeros((self.classes, self.classes), np.int64)
 
     def add(self, logits: Array, labels: Array, weights: Array) -> None:
-        """logits (N, classes), labels (N,), weights (N,)."""
+        """Logits (N, classes), labels (N,), weights (N,)."""
         real = weights > 0
         logits, labels = logits[real], labels[real]
         if not len(labels):

@@ -163,7 +163,7 @@ _RULES: dict[str, tuple[Any, str]] = {
     "flip": _or_none(_CHANCE),
     "colour": _between(0.0, 1.0, "a strength from 0 to 1"),
     "erase": _CHANCE,
-    "val": _SHARE,
+    "val": _between(1e-6, 0.9, "a share above 0, to 0.9"),
     "test": _SHARE,
     "precision": _one_of(*get_args(Precision)),
     "seed": _whole(0),

@@ -103,13 +103,16 @@ class Run:
         return data
 
     def start(self, recipe: Recipe, data: str, split: Iterable[Sequence[str]]) -> None:
-        """Writes recipe.json and split.csv; RunError if a run is there already."""
-        if self.recipe_file.exists():
-            raise RunError(f"{self.path} holds a run already; choose another --out, or go on with it by --resume")
+        """Writes split.csv and recipe.json, which makes the directory a run."""
         rows = [("path", "class", "part"), *split]
         _write(self.path / "split.csv", _as_csv(rows))
         started = {"format": FORMAT, "data": data, "recipe": recipe.to_data()}
         _write(self.recipe_file, json.dumps(started, indent=2, ensure_ascii=False) + "\n")
+
+    def sweep(self) -> None:
+        """Removes what a killed run was writing when it died; the files themselves are always whole."""
+        for partial in self.path.glob(".*.partial"):
+            partial.unlink()
 
     def trained_on(self) -> set[str]:
         """The names of the images that the run trained on; empty where it keeps no list."""
@@ -178,4 +181,4 @@ def _write(path: Path, text: str) -> None:
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a model file says of itself, from a row of metrics.csv."""
-    return {name: row[name] for name in ("epoch", "val_loss", "val_accuracy") if row.get(name) is not None}
+    return {name: row[name] for name in ("epoch", "val_loss", "val_accuracy")}

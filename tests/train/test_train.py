@@ -1,0 +1,222 @@
+"""Whole runs on the embedded digits and on photos made here."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import imori
+from imori import tree as t
+from imori.errors import RecipeError, RunError, TreeError, WeightsError
+from imori.train.report import Silent
+from imori.train.run import Run
+from imori.weights import read_model
+
+NET = t.Chain(
+    conv1=t.Conv(8, 3, pad=1), relu1=t.ReLU(), pool1=t.MaxPool(2), flatten=t.Flatten(), fc1=t.Linear(10)
+)  # fmt: skip
+PHOTO_NET = t.Chain(conv1=t.Conv(4, 3, stride=2), relu1=t.ReLU(), pool1=t.GlobalAvgPool(), fc1=t.Linear(2))
+
+
+class Listener(Silent):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.rows: list[Mapping[str, Any]] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        self.rows.append(row)
+
+
+def train(out: Path, **choices: Any) -> Run:
+    usual = {"model": NET, "framework": "numpy", "size": 8, "epochs": 2, "batch_size": 64, "lr": 0.01}
+    return imori.train(choices.pop("data", "digits"), out=out, **{**usual, **choices})
+
+
+def write_photos(folder: Path, count: int = 12, names: tuple[str, ...] = ("cat", "dog")) -> Path:
+    rng = np.random.default_rng(1)
+    for i, name in enumerate(names):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for k in range(count):
+            pixels = (60 + 100 * i + rng.integers(0, 60, (20 + k, 24, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{k}.png")
+    return folder
+
+
+def test_a_run_leaves_everything_that_is_needed(tmp_path: Path) -> None:
+    listener = Listener()
+    run = train(tmp_path / "run", report=listener)
+    assert {path.name for path in run.path.iterdir()} == {
+        "recipe.json", "split.csv", "metrics.csv", "model.safetensors", "last.safetensors"
+    }  # fmt: skip
+    card = read_model(run.model_file)[1]
+    assert card.tree == NET
+    assert card.classes == tuple("0123456789")
+    assert card.input == (1, 8, 8)
+    assert card.framework == "numpy"
+    assert run.metrics["test_images"] == 359
+    assert run.metrics["val_accuracy"] == max(row["val_accuracy"] for row in listener.rows)
+    assert [int(row["epoch"]) for row in run.history] == [1, 2]
+    assert run.recipe.lr == 0.01
+    assert (run.recipe.size, run.recipe.channels, run.recipe.resize) == ((8, 8), 1, "stretch")
+    parts = [line.rpartition(",")[2] for line in (run.path / "split.csv").read_text().splitlines()[1:]]
+    assert [parts.count(part) for part in ("train", "val", "test")] == [1438 - 144, 144, 359]
+    model = imori.load(run.path)
+    assert model.score("digits").accuracy == pytest.approx(run.metrics["test_accuracy"])
+    assert model.score().accuracy == pytest.approx(run.metrics["test_accuracy"])
+    assert model.score("digits").seen == 0
+
+
+def test_the_best_weights_are_kept_and_not_the_last(tmp_path: Path) -> None:
+    # A rate that ruins the network in the second epoch.
+    run = train(tmp_path / "run", epochs=3, schedule="step", step_epochs=1, step_factor=1.0, lr=0.01)
+    best, _ = read_model(run.model_file)
+    last = run.read_last()[0]
+    accuracies = [float(row["val_accuracy"]) for row in run.history]
+    losses = [float(row["val_loss"]) for row in run.history]
+    winner = max(range(3), key=lambda i: (accuracies[i], -losses[i]))
+    assert run.metrics["epoch"] == winner + 1
+    assert all((best[name] == last[name]).all() for name in best) == (winner == 2)
+
+
+def test_iterations_take_the_place_of_epochs(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", iterations=30)
+    assert [int(row["step"]) for row in run.history] == [21, 30]
+
+
+def test_patience_stops_early(tmp_path: Path) -> None:
+    listener = Listener()
+    train(tmp_path / "run", epochs=30, lr=0.0, patience=2, report=listener)
+    assert len(listener.rows) == 3
+    assert "stopped early" in listener.notes[-1]
+
+
+def test_balanced_class_weights_are_their_formula(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 12)
+    for extra in range(100, 120):
+        Image.fromarray(np.full((20, 20, 3), 90 + extra % 7, np.uint8)).save(photos / "cat" / f"{extra}.png")
+    one = train(tmp_path / "a", data=photos, model=PHOTO_NET, class_weights="balanced", epochs=1)
+    counts = [sum(f",{name},train" in line for line in (one.path / "split.csv").read_text().splitlines())
+              for name in ("cat", "dog")]  # fmt: skip
+    weights = {name: sum(counts) / (2 * n) for name, n in zip(("cat", "dog"), counts, strict=True)}
+    other = train(tmp_path / "b", data=photos, model=PHOTO_NET, class_weights=weights, epochs=1)
+    plain = train(tmp_path / "c", data=photos, model=PHOTO_NET, epochs=1)
+    assert one.read_last()[0]["fc1.bias"].tolist() == pytest.approx(other.read_last()[0]["fc1.bias"].tolist())
+    assert one.read_last()[0]["fc1.bias"].tolist() != plain.read_last()[0]["fc1.bias"].tolist()
+    with pytest.raises(RecipeError, match=r"names bird; the classes are cat, dog"):
+        train(tmp_path / "d", data=photos, model=PHOTO_NET, class_weights={"bird": 2.0})
+
+
+def test_few_photos_from_nothing_are_warned_of(tmp_path: Path) -> None:
+    photos, listener = write_photos(tmp_path / "photos"), Listener()
+    run = train(tmp_path / "run", data=photos, model=PHOTO_NET, epochs=1, report=listener)
+    assert any("fewer than 1000" in note for note in listener.notes)
+    again = Listener()
+    imori.train(photos, weights=run.model_file, framework="numpy", epochs=1, out=tmp_path / "again", report=again)
+    assert not any("fewer than 1000" in note for note in again.notes)
+
+
+def test_weights_of_ours_are_the_start_and_bring_net_and_preprocessing(tmp_path: Path) -> None:
+    first = train(tmp_path / "first", epochs=1)
+    second = imori.train("digits", weights=first.path, framework="numpy", epochs=1, lr=0.0, out=tmp_path / "second")
+    (old, old_card), (new, new_card) = read_model(first.model_file), read_model(second.model_file)
+    assert all((old[name] == new[name]).all() for name in old)
+    assert old_card.tree == new_card.tree
+    assert old_card.preprocessing == new_card.preprocessing
+
+
+def test_weights_of_another_net_are_refused_by_name(tmp_path: Path) -> None:
+    first = train(tmp_path / "first", epochs=1)
+    with pytest.raises(WeightsError, match=r"missing: conv2.weight.*misshaped: conv1.weight is 8×1×3×3"):
+        train(tmp_path / "second", model="lenet", size=32, weights=first.model_file)
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_net_with_other_outputs_than_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"ends in \(2,\), and the data have 10 classes"):
+        train(tmp_path / "run", model=PHOTO_NET)
+
+
+def test_a_size_that_the_net_does_not_allow_says_where(tmp_path: Path) -> None:
+    with pytest.raises(TreeError, match="conv2"):
+        train(tmp_path / "run", model="lenet", size=9)
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", epochs=1)
+    before = run.last_file.read_bytes()
+    with pytest.raises(RunError, match="holds a run already"):
+        train(tmp_path / "run", epochs=1)
+    assert run.last_file.read_bytes() == before
+
+
+def test_a_loss_that_explodes_stops_the_run_and_keeps_its_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="use a lower --lr"), np.errstate(all="ignore"):
+        train(tmp_path / "run", opt="sgd", lr=1e3, epochs=3)
+    Run(tmp_path / "run").read_last()
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+import imori
+try:
+    imori.train("digits", model="lenet", framework="numpy", epochs=1, out=sys.argv[1])
+except imori.ImoriError as error:
+    sys.exit(str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "last.safetensors could not be written" in done.stderr
+    assert "free some space" in done.stderr
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    weights = [
+        train(tmp_path / str(i), epochs=1, seed=seed, shift=0.1).read_last()[0] for i, seed in enumerate((4, 4, 5))
+    ]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    assert (weights[0]["fc1.weight"] != weights[2]["fc1.weight"]).any()
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+    one, three = (
+        train(tmp_path / str(n), epochs=1, workers=n, shift=0.1, rotate=15.0, erase=0.5).read_last()[0] for n in (1, 3)
+    )
+    assert all((one[name] == three[name]).all() for name in one)
+
+
+@pytest.mark.parametrize("choices", [{"model": NET}, {"model": "lenet", "size": 32}], ids=["net", "lenet"])
+def test_numpy_and_torch_train_the_same_weights_in_float64(tmp_path: Path, choices: dict[str, Any]) -> None:
+    runs = {
+        name: train(tmp_path / name, framework=name, precision="float64", epochs=1, **choices).read_last()[0]
+        for name in ("numpy", "torch")
+    }
+    for name, value in runs["numpy"].items():
+        assert abs(value - runs["torch"][name]).max() <= 1e-9 * abs(value).max(), name
+
+
+def test_a_recipe_file_is_read_back_and_choices_go_before_it(tmp_path: Path) -> None:
+    first = train(tmp_path / "first", model="lenet", size=32, epochs=1, label_smoothing=0.1)
+    second = imori.train("digits", recipe=first.recipe_file, iterations=3, out=tmp_path / "second")
+    assert second.recipe.label_smoothing == 0.1
+    assert second.recipe.iterations == 3
+    assert json.loads(second.recipe_file.read_text())["format"] == 1
+
+
+def test_unknown_choices_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'learning_rate'.*lr"):
+        train(tmp_path / "run", learning_rate=0.1)
