@@ -13,21 +13,20 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
 from imori import tree as t
-from imori.errors import NameUnknown, RunError, WeightsError
-from imori.shapes import Shape, resolve
-from imori.weights.names import check
+from imori.errors import NameUnknown, RunError, TreeError, WeightsError
+from imori.shapes import Node, Shape, resolve
+from imori.weights.names import Weights, check, shapes_of
 
-Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 FORMAT = "1"
 SOURCES = ("imori",)
+SAID = {"input": list, "classes": list, "preprocessing": dict, "metrics": dict, "model": str, "framework": str}
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,8 @@ class Card:
 
     def metadata(self) -> dict[str, str]:
         """As strings, for the file's header."""
-        return {
-            "imori": FORMAT,
-            "tree": t.to_json(self.tree),
-            "input": json.dumps(self.input),
-            "classes": json.dumps(self.classes, ensure_ascii=False),
-            "preprocessing": json.dumps(dict(self.preprocessing)),
-            "metrics": json.dumps(dict(self.metrics)),
-            "model": json.dumps(self.model),
-            "framework": json.dumps(self.framework),
-        }
+        said = {name: json.dumps(kind(getattr(self, name)), ensure_ascii=False) for name, kind in SAID.items()}
+        return {"imori": FORMAT, "tree": t.to_json(self.tree), **said}
 
 
 @contextlib.contextmanager
@@ -68,35 +59,44 @@ def written(path: Path) -> Iterator[Path]:
         yield beside
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} could not be written: {error}; free some space or choose another place") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None:
     """A safetensors file, whole or not at all. RunError where it cannot be written, as on a full disk."""
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     with written(path) as beside:
         safetensors.numpy.save_file(contiguous, beside, metadata)
 
 
 def read_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
     """The tensors and the metadata of a safetensors file; WeightsError where it is none, or cut short."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except FileNotFoundError:
         raise WeightsError(f"{path} is not there; name a model.safetensors or a run") from None
-    except (OSError, safetensors.SafetensorError, TypeError, ValueError) as error:
+    except (OSError, safetensors.SafetensorError, TypeError, ValueError, AttributeError) as error:
+        # The last three: dtypes that NumPy has not, such as bfloat16 and the 8-bit floats.
         raise WeightsError(
             f"{path} cannot be read as safetensors ({error}); it may be cut short or another kind of file"
         ) from error
 
 
 def save_model(path: str | Path, weights: Weights, card: Card) -> None:
-    """Writes a model file that explains itself."""
+    """Writes a model file that explains itself. WeightsError if weights, classes and tree are not of one network."""
+    check(weights, _network(card, str(path)), "the weights to save")
     save_tensors(Path(path), weights, card.metadata())
 
 
@@ -105,30 +105,15 @@ def read_model(path: str | Path) -> tuple[Weights, Card]:
     path = Path(path)
     weights, metadata = read_tensors(path)
     card = card_of(path, metadata)
-    check(weights, resolve(card.tree, card.input), str(path))
-    return weights, card
+    return _fitting(weights, resolve(card.tree, card.input), path), card
 
 
-def card_of(path: Path, metadata: Mapping[str, str]) -> Card:
-    """What a file's metadata say; WeightsError where it is not ours, or newer than we read."""
-    version = metadata.get("imori")
-    if version is None:
-        raise WeightsError(f"{path} was not written by imori: its metadata name no tree")
-    if version != FORMAT:
-        raise WeightsError(f"{path} has format {version!r}, and this imori reads {FORMAT}; update imori")
-    try:
-        said = {name: json.loads(metadata[name]) for name in ("input", "classes", "preprocessing", "metrics")}
-        model, framework = json.loads(metadata["model"]), json.loads(metadata["framework"])
-        tree, shape = t.from_json(metadata["tree"]), tuple(said["input"])
-        output = resolve(tree, shape).output
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its metadata are damaged: {error}") from error
-    classes = said["classes"]
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or output != (len(classes),):
-        raise WeightsError(f"{path}: its metadata are damaged: the classes are not the network's {output} outputs")
-    if not isinstance(said["preprocessing"], dict) or not isinstance(said["metrics"], dict):
-        raise WeightsError(f"{path}: its metadata are damaged: preprocessing and metrics must be objects")
-    return Card(tree, shape, tuple(classes), said["preprocessing"], said["metrics"], str(model), str(framework))
+def read_card(path: str | Path) -> Card:
+    """What a model file says of itself, without reading its weights."""
+    path = Path(path)
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    return card_of(path, metadata)
 
 
 def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: Shape | None = None) -> Weights:
@@ -139,6 +124,48 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
     """
     if source not in SOURCES:
         raise NameUnknown(f"there is no source {source!r} of weights; there are {', '.join(SOURCES)}")
-    weights, metadata = read_tensors(Path(path))
-    check(weights, resolve(tree, shape or card_of(Path(path), metadata).input), str(path))
-    return weights
+    path = Path(path)
+    weights, metadata = read_tensors(path)
+    return _fitting(weights, resolve(tree, shape or card_of(path, metadata).input), path)
+
+
+def _fitting(weights: Weights, root: Node, path: Path) -> Weights:
+    """Checked, and in the order in which the layers run; a file's order is that of the names."""
+    check(weights, root, str(path))
+    return {name: weights[name] for name in shapes_of(root)}
+
+
+def card_of(path: Path, metadata: Mapping[str, str]) -> Card:
+    """What a file's metadata say; WeightsError where it is not ours, or newer than we read."""
+    version = metadata.get("imori")
+    if version is None:
+        raise WeightsError(f"{path} was not written by imori: its metadata name no tree")
+    if version != FORMAT:
+        raise WeightsError(f"{path} has format {version[:20]!r}, and this imori reads {FORMAT}; update imori")
+    missing = [name for name in ("tree", *SAID) if name not in metadata]
+    if missing:
+        raise WeightsError(f"{path}: its metadata are damaged: {', '.join(missing)} not there")
+    try:
+        said = {name: json.loads(metadata[name]) for name in SAID}
+        tree = t.from_json(metadata["tree"])
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: its metadata are damaged: {error}") from error
+    for name, kind in SAID.items():
+        if not isinstance(said[name], kind):
+            raise WeightsError(f"{path}: its metadata are damaged: {name} is no {kind.__name__}")
+    if not all(isinstance(name, str) for name in said["classes"]):
+        raise WeightsError(f"{path}: its metadata are damaged: a class has no name")
+    card = Card(tree, **said | {"input": tuple(said["input"]), "classes": tuple(said["classes"])})
+    _network(card, f"{path}: its metadata are damaged")
+    return card
+
+
+def _network(card: Card, where: str) -> Node:
+    """The network that a card describes; WeightsError unless it can be built and has a logit for every class."""
+    try:
+        root = resolve(card.tree, card.input)
+    except TreeError as error:
+        raise WeightsError(f"{where}: {error}") from error
+    if root.output != (len(card.classes),):
+        raise WeightsError(f"{where}: {len(card.classes)} classes are named, and the network ends in {root.output}")
+    return root

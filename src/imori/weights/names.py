@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,19 +13,26 @@ from imori import tree as t
 from imori.errors import WeightsError
 from imori.shapes import Node, Shape, flat, resolve
 
+Weights: TypeAlias = dict[str, npt.NDArray[Any]]
+
+
+def weight_name(path: str, role: str) -> str:
+    """The canonical name of a layer's weight: its path and its role."""
+    return f"{path}.{role}" if path else role
+
 
 def shapes_of(root: Node) -> dict[str, Shape]:
     """Canonical name -> shape of every weight of a resolved tree, in the order in which the layers run."""
-    return {
-        f"{node.path}.{role}" if node.path else role: shape
-        for node in flat(root)
-        for role, shape in node.weights.items()
-    }
+    return {weight_name(node.path, role): shape for node in flat(root) for role, shape in node.weights.items()}
 
 
-def check(weights: dict[str, npt.NDArray[Any]], root: Node, source: str = "these weights") -> None:
+def check(weights: Weights, root: Node, source: str = "these weights") -> None:
     """WeightsError unless `weights` hold exactly the names and shapes of the resolved tree: all three lists given."""
-    expected = shapes_of(root)
+    compare(weights, shapes_of(root), source)
+
+
+def compare(weights: Weights, expected: Mapping[str, Shape], source: str = "these weights") -> None:
+    """WeightsError unless `weights` hold exactly the `expected` names and shapes."""
     missing = [name for name in expected if name not in weights]
     unexpected = [name for name in weights if name not in expected]
     misshaped = [
@@ -52,37 +60,40 @@ def _few(listed: list[str]) -> str:
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 
 
-def initial_weights(
-    tree: t.Tree, shape: Shape, seed: int = 0, dtype: str = "float32"
-) -> dict[str, npt.NDArray[np.floating[Any]]]:
-    """The start of training: the same numbers in every framework.
+def initial_weights(tree: t.Tree, shape: Shape, seed: int = 0, dtype: str = "float32") -> Weights:
+    """The start of training at input `shape` (C, H, W): the same numbers in every framework.
 
-    Each weight is drawn in float32 from (seed, its name), as its layer's `init` says; biases and means are 0, batch
-    norms' weights and variances 1. A float64 start holds the same numbers.
+    Each weight is drawn in float32 from (seed, its name), as its layer's `init` says, so that no other layer changes
+    it; biases and means are 0, batch norms' weights and variances 1. A float64 start holds the same numbers.
     """
-    start: dict[str, npt.NDArray[np.floating[Any]]] = {}
+    if type(seed) is not int or seed < 0:
+        raise WeightsError(f"the seed is {seed!r:.80}; it must be a whole number from 0")
+    start: Weights = {}
     for node in flat(resolve(tree, shape)):
         for role, size in node.weights.items():
-            name = f"{node.path}.{role}" if node.path else role
-            if role == "weight" and not isinstance(node.layer, t.BatchNorm):
-                start[name] = _draw(node, size, np.random.default_rng([seed, zlib.crc32(name.encode())])).astype(
-                    dtype, copy=False
-                )
-            else:
-                start[name] = (np.ones if role in ("weight", "var") else np.zeros)(size, dtype)
+            name = weight_name(node.path, role)
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            start[name] = _first(node, role, size, rng).astype(dtype, copy=False)
     return start
 
 
-def _draw(node: Node, size: Shape, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    init = node.layer.init  # type: ignore[union-attr]
-    fan_in, fan_out = node.fans
+def _first(node: Node, role: str, size: Shape, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    match node.layer:
+        case t.Conv(init=init) | t.Depthwise(init=init) | t.ConvTranspose(init=init) | t.Linear(init=init):
+            return _draw(init, node.fans, size, rng) if role == "weight" else np.zeros(size, np.float32)
+        case _:
+            return np.full(size, role in ("weight", "var"), np.float32)
+
+
+def _draw(init: t.Init, fans: tuple[int, int], size: Shape, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Uniform for "xavier", normal otherwise; the scaling is in place, for the largest weights are hundreds of MB."""
     if init == "xavier":
-        bound = (6 / (fan_in + fan_out)) ** 0.5
+        bound = (6 / sum(fans)) ** 0.5
         values = rng.random(size, dtype=np.float32)
         values *= np.float32(2 * bound)
         values -= np.float32(bound)
         return values
-    deviation = (2 / fan_in) ** 0.5 if init == "he" else init
+    deviation = (2 / fans[0]) ** 0.5 if init == "he" else init
     values = rng.standard_normal(size, dtype=np.float32)
     values *= np.float32(deviation)
     return values
