@@ -62,6 +62,13 @@ def test_every_public_name_is_there() -> None:
     assert set(imori.__all__) <= set(dir(imori))
 
 
+def test_train_is_the_function_whatever_was_imported_first() -> None:
+    imported_by(
+        "import imori.train.recipe\nfrom imori.train import Recipe\nimport imori\n"
+        "assert callable(imori.train), imori.train\nassert imori.Recipe is Recipe"
+    )
+
+
 # --- the only direction that imports may go ---------------------------------------------------------------------------
 
 # Each part, and the parts of imori that it may import; "" is the standard library alone.

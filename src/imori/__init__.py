@@ -11,6 +11,8 @@ Importing imori imports nothing else: each name below is fetched from its module
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,6 +58,17 @@ _HOME = {
     "train": "train",
     "walk": "shapes",
 }
+
+
+class _Module(ModuleType):
+    """`imori.train` is a function, and a package too: importing the package must not put itself before the function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Module
 
 
 def __getattr__(name: str) -> Any:

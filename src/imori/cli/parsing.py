@@ -73,7 +73,8 @@ class Parser(argparse.ArgumentParser):
         if not part.startswith("-"):
             return f"there is one argument too many: {part!r}"
         flag = part.partition("=")[0]
-        near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        known = self._option_string_actions
+        near = [name for name in known if name.startswith(flag)] or difflib.get_close_matches(flag, known, n=1)
         return f"there is no flag {flag}" + (f"; did you mean {near[0]}?" if near else "")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:

@@ -118,12 +118,12 @@ def _machine(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace, command: str) -> int:
     """Runs `train`."""
-    import imori
     from imori.cli.progress import reporting
+    from imori.train import train
 
     given: dict[str, Any] = {name: value for name, value in vars(arguments).items() if value is not None}
     with reporting() as report:
-        done = imori.train(**given, report=report)
+        done = train(**given, report=report)
     _say_how_it_went(done)
     return 0
 
