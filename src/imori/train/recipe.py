@@ -83,7 +83,7 @@ class Recipe:
             value = getattr(self, name)
             try:
                 good = fits(value)
-            except TypeError:
+            except (AttributeError, TypeError):
                 good = False
             if not good:
                 raise RecipeError(f"{name} is {value!r}; it must be {right}")
