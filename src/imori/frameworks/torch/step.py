@@ -1,0 +1,164 @@
+"""One step of training in PyTorch, with `torch.optim` where it has the same formulas as `imori.optimizers`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, assert_never
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from imori import optimizers as o
+from imori.errors import ImoriError
+from imori.frameworks.base import Array, Setup, Weights
+from imori.frameworks.torch.layers import head_weights, times
+from imori.frameworks.torch.weights import as_array, exact, place, tensors, unwrapped
+from imori.shapes import Shape
+from imori.weights.names import compare
+
+Groups = dict[tuple[float, bool], list[nn.Parameter]]
+"""The trained weights by the multiplier of their rate, and by whether they decay."""
+
+
+class TorchStep:
+    """Changes the module in place, and keeps it in training mode: `base.Step`."""
+
+    def __init__(self, native: nn.Module, setup: Setup) -> None:
+        self._native, self._clip = native, setup.clip
+        self._device, self._dtype = place(native)
+        _check(native, setup)
+        modules = dict(unwrapped(native).named_modules())
+        self._frozen = [modules[path] for path in sorted(setup.frozen)]
+        self._loss_weights = (1.0, *head_weights(unwrapped(native)))
+        self._trained: dict[str, nn.Parameter] = {}
+        groups: Groups = {}
+        for name, tensor in tensors(native).items():
+            if not isinstance(tensor, nn.Parameter):
+                continue  # running statistics, which batch norms keep for themselves
+            tensor.requires_grad_(name in setup.trainable)
+            if name in setup.trainable:
+                self._trained[name] = tensor
+                groups.setdefault((setup.rates.get(name, 1.0), name in setup.decayed), []).append(tensor)
+        self._optimizer, self._slots = _optimizer(setup.optimizer, groups, self._device)
+        self.restore({name: np.zeros(shape) for name, shape in self._shapes().items()})
+
+    def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:
+        """The loss before the step, and the logits that gave it. ImoriError where a batch norm gets a single value."""
+        x, soft, importance = self._images(images), self._tensor(targets), self._tensor(weights)
+        self._native.train()
+        for module in self._frozen:
+            module.eval()
+        self._optimizer.zero_grad(set_to_none=True)
+        with exact(), _seeded(key, self._device):
+            outputs = self._forward(x)
+            losses = [
+                share * (importance * F.cross_entropy(out, soft, reduction="none")).sum() / importance.sum()
+                for out, share in zip(outputs, self._loss_weights, strict=True)
+            ]
+            loss = torch.stack(losses).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+        if self._clip is not None:
+            nn.utils.clip_grad_norm_(self._trained.values(), self._clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["multiplier"]
+        self._optimizer.step()
+        self._time += 1
+        return loss.item(), as_array(outputs[0])
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.tensor(array, dtype=self._dtype, device=self._device)
+
+    def _images(self, images: Array) -> Tensor:
+        """(N, C, H, W); in float32 on a CPU they lie channels last in memory, where most networks train faster."""
+        if images.ndim == 4 and self._device.type == "cpu" and self._dtype == torch.float32:
+            return self._tensor(images.transpose(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self._tensor(images)
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        try:
+            outputs = self._native(x)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ImoriError(
+                f"a batch norm cannot train on one value a channel, and {len(x)} image of {times(x.shape[1:])} leaves"
+                " it no more; use a larger batch, or larger images"
+            ) from error
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    def _shapes(self) -> dict[str, Shape]:
+        """The names and shapes of the state."""
+        slots = {f"{name}/{slot}": tuple(p.shape) for name, p in self._trained.items() for slot in self._slots}
+        return {**slots, "time": ()}
+
+    def state(self) -> Weights:
+        """The optimizer's memory under our names: copies."""
+        memory = self._optimizer.state
+        slots = {
+            f"{name}/{slot}": as_array(memory[parameter][theirs])
+            for name, parameter in self._trained.items()
+            for slot, theirs in self._slots.items()
+        }
+        return {**slots, "time": np.array(self._time, np.int64)}
+
+    def restore(self, state: Weights) -> None:
+        """Goes on from a state of any framework. WeightsError if its names or shapes are others."""
+        compare(state, self._shapes(), "the optimizer's memory")
+        self._time = int(state["time"])
+        for name, parameter in self._trained.items():
+            memory = {"step": torch.tensor(float(self._time), device=self._device)}
+            for slot, theirs in self._slots.items():
+                # Laid out in memory as the weight is: the fused optimizers walk through both side by side.
+                memory[theirs] = torch.empty_like(parameter, requires_grad=False)
+                memory[theirs].copy_(torch.tensor(state[f"{name}/{slot}"]))
+            self._optimizer.state[parameter] = memory
+
+
+def _check(native: nn.Module, setup: Setup) -> None:
+    """ImoriError for a setup that this model cannot train by."""
+    _, dtype = place(native)
+    names, modules = set(tensors(native)), dict(unwrapped(native).named_modules())
+    if dtype != getattr(torch, setup.precision, None):
+        raise ImoriError(f"the model was built in {dtype}, and the step in {setup.precision!r}; use one dtype for both")
+    if setup.world != 1:
+        raise ImoriError(f"the step trains in one process, and world is {setup.world}; use 1")
+    for name in sorted({*setup.trainable, *setup.decayed, *setup.rates} - names):
+        raise ImoriError(f"the model has no weight {name!r} to train; its names are those of dump_weights")
+    for path in sorted(setup.frozen):
+        if not isinstance(modules.get(path), (nn.BatchNorm1d, nn.BatchNorm2d)):
+            raise ImoriError(f"{path!r} is no batch norm of the model; frozen takes the paths of batch norms")
+    if not any(isinstance(tensors(native)[name], nn.Parameter) for name in setup.trainable):
+        raise ImoriError("nothing would train; name at least one weight or bias as trainable")
+
+
+@contextlib.contextmanager
+def _seeded(key: int, device: torch.device) -> Iterator[None]:
+    """Dropout drawn from `key` alone; afterwards the user's own random numbers go on as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(key)
+        yield
+
+
+def _optimizer(how: o.Optimizer, groups: Groups, device: torch.device) -> tuple[torch.optim.Optimizer, dict[str, str]]:
+    """An optimizer of torch's, fused where it can be, and what it calls our slots. The rate is set at every step."""
+    grouped: list[dict[str, Any]] = [
+        {"params": members, "multiplier": multiplier, "weight_decay": how.weight_decay if decayed else 0.0}
+        for (multiplier, decayed), members in groups.items()
+    ]
+    match how:
+        case o.SGD(momentum=momentum, nesterov=nesterov):
+            sgd = torch.optim.SGD(grouped, 0.0, momentum, nesterov=nesterov and momentum > 0, fused=True)
+            return sgd, {"velocity": "momentum_buffer"} if momentum else {}
+        case o.AdaGrad(eps=eps):
+            return torch.optim.Adagrad(grouped, 0.0, eps=eps, fused=device.type == "cpu"), {"square": "sum"}
+        case o.RMSProp(alpha=alpha, eps=eps):
+            return torch.optim.RMSprop(grouped, 0.0, alpha, eps, foreach=True), {"square": "square_avg"}
+        case o.Adam(beta1=beta1, beta2=beta2, eps=eps):
+            kind = torch.optim.AdamW if how.decoupled else torch.optim.Adam
+            slots = {"mean": "exp_avg", "square": "exp_avg_sq"}
+            return kind(grouped, 0.0, (beta1, beta2), eps, fused=True), slots
+        case _:
+            assert_never(how)
