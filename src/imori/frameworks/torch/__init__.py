@@ -17,7 +17,7 @@ from imori.frameworks.base import Array, Setup, Weights
 from imori.frameworks.torch.layers import InputCheck, module_of
 from imori.frameworks.torch.step import TorchStep
 from imori.frameworks.torch.weights import as_array, canonical, exact, place, tensors, unwrapped
-from imori.shapes import Node, flat
+from imori.shapes import Node
 from imori.weights.names import compare
 
 DTYPES = ("float32", "float64")
@@ -54,8 +54,7 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> nn.Module:
             state[key] = torch.tensor(weights[name], dtype=getattr(torch, dtype), device=device)
     native.load_state_dict(state, assign=True)
     native.to(device=device, dtype=getattr(torch, dtype))
-    sized = tuple(node.path for node in flat(root) if node.sized and not node.training_only)
-    native.register_forward_pre_hook(InputCheck(root.input, sized))
+    native.register_forward_pre_hook(InputCheck(root))
     return native
 
 

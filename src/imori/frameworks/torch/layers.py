@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imori import tree as t
 from imori.errors import TreeError
-from imori.shapes import Node, Shape, Sides, Window
+from imori.shapes import Node, Shape, Sides, Window, flat
 
 
 def module_of(node: Node) -> nn.Module:
@@ -291,18 +291,23 @@ def head_weights(module: nn.Module) -> tuple[float, ...]:
 class InputCheck:
     """Refuses images that the network was not built for. A hook before the root, so that it is no layer among them."""
 
-    def __init__(self, shape: Shape, sized: tuple[str, ...]) -> None:
-        self.shape, self.sized = shape, sized
+    def __init__(self, root: Node) -> None:
+        self.shape = root.input
+        sized = [node for node in flat(root) if node.sized]
+        self.bound = {
+            training: next((node.path for node in sized if training or not node.training_only), None)
+            for training in (False, True)
+        }
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """TreeError that names both sizes, and the layer that binds the network to its own."""
         if len(inputs) != 1:
             return  # torch's own message says it better
-        got, want = tuple(inputs[0].shape[1:]), self.shape
+        got, want, layer = tuple(inputs[0].shape[1:]), self.shape, self.bound[module.training]
         if len(got) != len(want) or got[0] != want[0]:
-            raise TreeError(f"the network takes batches of images {times(want)} (C×H×W), and these are {times(got)}")
-        if self.sized and got != want:
+            raise TreeError(f"the network takes images {times(want)} (C×H×W), in a batch, and gets {times(got)}")
+        if layer is not None and got != want:
             raise TreeError(
-                f"the network was built for images {times(want)} (C×H×W), and these are {times(got)};"
-                f" {self.sized[0]} binds it to that size: resize the images, or build it for {times(got)}"
+                f"the network was built for images {times(want)} (C×H×W) and gets {times(got)}; {layer} binds it to"
+                f" that size: resize the images, or build it for {times(got)}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, assert_never
 
@@ -46,7 +47,10 @@ class TorchStep:
         self.restore({name: np.zeros(shape) for name, shape in self._shapes().items()})
 
     def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:
-        """The loss before the step, and the logits that gave it. ImoriError where a batch norm gets a single value."""
+        """The loss before the step, and the logits that gave it. A loss that is not finite changes no weight.
+
+        ImoriError where a batch norm gets a single value a channel.
+        """
         x, soft, importance = self._images(images), self._tensor(targets), self._tensor(weights)
         self._native.train()
         for module in self._frozen:
@@ -59,14 +63,19 @@ class TorchStep:
                 for out, share in zip(outputs, self._loss_weights, strict=True)
             ]
             loss = torch.stack(losses).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            value = float(loss.item())
+            if math.isfinite(value):
+                loss.backward()  # type: ignore[no-untyped-call]
+                self._update(rate)
+        return value, as_array(outputs[0])
+
+    def _update(self, rate: float) -> None:
         if self._clip is not None:
             nn.utils.clip_grad_norm_(self._trained.values(), self._clip)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["multiplier"]
         self._optimizer.step()
         self._time += 1
-        return loss.item(), as_array(outputs[0])
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.tensor(array, dtype=self._dtype, device=self._device)
@@ -84,8 +93,8 @@ class TorchStep:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ImoriError(
-                f"a batch norm cannot train on one value a channel, and {len(x)} image of {times(x.shape[1:])} leaves"
-                " it no more; use a larger batch, or larger images"
+                f"a batch norm cannot train on one value a channel, and a batch of {len(x)} images"
+                f" {times(x.shape[1:])} leaves it no more; use a larger batch, or larger images"
             ) from error
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
@@ -120,18 +129,21 @@ class TorchStep:
 def _check(native: nn.Module, setup: Setup) -> None:
     """ImoriError for a setup that this model cannot train by."""
     _, dtype = place(native)
-    names, modules = set(tensors(native)), dict(unwrapped(native).named_modules())
+    mine, modules = tensors(native), dict(unwrapped(native).named_modules())
     if dtype != getattr(torch, setup.precision, None):
         raise ImoriError(f"the model was built in {dtype}, and the step in {setup.precision!r}; use one dtype for both")
     if setup.world != 1:
         raise ImoriError(f"the step trains in one process, and world is {setup.world}; use 1")
-    for name in sorted({*setup.trainable, *setup.decayed, *setup.rates} - names):
-        raise ImoriError(f"the model has no weight {name!r} to train; its names are those of dump_weights")
+    for name in sorted({*setup.trainable, *setup.decayed, *setup.rates} - set(mine)):
+        raise ImoriError(f"the model has no weight {name!r}; its names are those that dump_weights gives")
     for path in sorted(setup.frozen):
         if not isinstance(modules.get(path), (nn.BatchNorm1d, nn.BatchNorm2d)):
             raise ImoriError(f"{path!r} is no batch norm of the model; frozen takes the paths of batch norms")
-    if not any(isinstance(tensors(native)[name], nn.Parameter) for name in setup.trainable):
-        raise ImoriError("nothing would train; name at least one weight or bias as trainable")
+    for name in sorted(setup.trainable):
+        if not isinstance(mine[name], nn.Parameter):
+            raise ImoriError(f"{name} is a running statistic, which follows the data and cannot be trained")
+    if not setup.trainable:
+        raise ImoriError("nothing trains: name at least one weight as trainable")
 
 
 @contextlib.contextmanager
