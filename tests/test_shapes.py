@@ -478,7 +478,7 @@ def test_every_kind_of_layer_is_walked() -> None:
                 for part in fields(kind)
                 if part.name in ("out", "kernel", "stride", "size")
             }
-            tree = kind(**needed | ({"size": 3} if kind is LRN else {}))  # type: ignore[arg-type]
+            tree = kind(**needed | ({"size": 3} if kind is LRN else {}))
         shape = (6,) if kind is Linear else (4, 8, 8)
         resolve(tree, shape)
         walked.add(kind)

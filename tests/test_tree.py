@@ -120,10 +120,10 @@ def test_json_holds_every_field_with_defaults(kind: type[Tree]) -> None:
     required: dict[str, Any] = {"out": 4, "kernel": 3, "size": 3, "stride": 2, "head": Linear(2), "children": ()}
     made = Chain(Linear(2)) if kind in (Chain, Sum, Concat) else None
     if made is None:
-        made = kind(**{part.name: required[part.name] for part in fields(kind) if part.default is MISSING})  # type: ignore[assignment]
-    written = json.loads(to_json(made))  # type: ignore[arg-type]
+        made = kind(**{part.name: required[part.name] for part in fields(kind) if part.default is MISSING})
+    written = json.loads(to_json(made))
     assert written["format"] == 1
-    assert set(written["tree"]) == {"kind", *(part.name for part in fields(type(made)))}  # type: ignore[arg-type]
+    assert set(written["tree"]) == {"kind", *(part.name for part in fields(type(made)))}
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -142,7 +142,7 @@ def test_every_field_is_checked(kind: type[Tree]) -> None:
 def test_values_are_brought_to_one_form() -> None:
     assert Conv(8, (3, 3), (2, 2), (1, 1, 1, 1)) == Conv(8, 3, 2, 1)
     assert Conv(8, 3, pad=(1, 1, 2, 2)) == Conv(8, 3, pad=(1, 2))
-    assert Conv(8, [3, 5]).kernel == (3, 5)  # type: ignore[arg-type]
+    assert Conv(8, [3, 5]).kernel == (3, 5)
     assert MaxPool(3) == MaxPool(3, 3)
     assert AvgPool((2, 3)).stride == (2, 3)
     assert Dropout(0) == Dropout(0.0)
@@ -150,7 +150,7 @@ def test_values_are_brought_to_one_form() -> None:
 
 def test_values_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
-        Conv(8, 3).out = 9  # type: ignore[misc]
+        Conv(8, 3).out = 9
 
 
 def test_a_kind_is_part_of_the_value() -> None:
@@ -162,22 +162,22 @@ def test_a_kind_is_part_of_the_value() -> None:
 
 WRONG: list[tuple[Any, str]] = [
     (lambda: Conv(0, 3), "Conv: out is 0; it must be a whole number from 1"),
-    (lambda: Conv(8.0, 3), "Conv: out is 8.0; it must be a whole number"),  # type: ignore[arg-type]
+    (lambda: Conv(8.0, 3), "Conv: out is 8.0; it must be a whole number"),
     (lambda: Conv(True, 3), "Conv: out is True; it must be a whole number"),
     (lambda: Conv(8, 0), "Conv: kernel is 0"),
-    (lambda: Conv(8, (3, 3, 3)), r"Conv: kernel is \(3, 3, 3\); it must be a whole number or a pair"),  # type: ignore[arg-type]
-    (lambda: Conv(8, "3"), "Conv: kernel is '3'"),  # type: ignore[arg-type]
-    (lambda: Conv(8, 3, stride=None), "Conv: stride is None"),  # type: ignore[arg-type]
+    (lambda: Conv(8, (3, 3, 3)), r"Conv: kernel is \(3, 3, 3\); it must be a whole number or a pair"),
+    (lambda: Conv(8, "3"), "Conv: kernel is '3'"),
+    (lambda: Conv(8, 3, stride=None), "Conv: stride is None"),
     (lambda: Conv(8, 3, pad=-1), 'Conv: pad is -1; it must be a whole number from 0, a pair .* or "same"'),
-    (lambda: Conv(8, 3, pad="valid"), "Conv: pad is 'valid'"),  # type: ignore[arg-type]
+    (lambda: Conv(8, 3, pad="valid"), "Conv: pad is 'valid'"),
     (lambda: Conv(8, 3, pad=(1, 1, 1, -1)), "Conv: pad is"),
-    (lambda: Conv(8, 3, bias=1), "Conv: bias is 1; it must be True or False"),  # type: ignore[arg-type]
-    (lambda: Conv(8, 3, init="normal"), 'Conv: init is \'normal\'; it must be "he", "xavier" or a deviation'),  # type: ignore[arg-type]
+    (lambda: Conv(8, 3, bias=1), "Conv: bias is 1; it must be True or False"),
+    (lambda: Conv(8, 3, init="normal"), 'Conv: init is \'normal\'; it must be "he", "xavier" or a deviation'),
     (lambda: Conv(8, 3, init=float("nan")), "Conv: init is nan"),
     (lambda: Conv(2**24 + 1, 3), "Conv: out is 16777217; it must be a whole number from 1 to 16777216"),
     (lambda: Linear(-2), "Linear: out is -2"),
     (lambda: ConvTranspose(8, 3, output_pad=-1), "ConvTranspose: output_pad is -1"),
-    (lambda: MaxPool(3, ceil=2), "MaxPool: ceil is 2"),  # type: ignore[arg-type]
+    (lambda: MaxPool(3, ceil=2), "MaxPool: ceil is 2"),
     (lambda: MaxPool(3, stride=0), "MaxPool: stride is 0"),
     (lambda: AdaptiveAvgPool(0), "AdaptiveAvgPool: size is 0"),
     (lambda: LRN(4), "LRN: size is 4; it must be odd"),
@@ -187,12 +187,12 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: Dropout(1), "Dropout: drop is 1; it must be a share from 0, below 1"),
     (lambda: Dropout(float("inf")), "Dropout: drop is inf"),
     (lambda: ReLU(max=0), "ReLU: max is 0; it must be None or a number above 0"),
-    (lambda: LeakyReLU("a"), "LeakyReLU: slope is 'a'; it must be a number"),  # type: ignore[arg-type]
-    (lambda: Aux(ReLU, 0.3), "Aux: head is <class .*>; it must be a layer or a combinator"),  # type: ignore[arg-type]
+    (lambda: LeakyReLU("a"), "LeakyReLU: slope is 'a'; it must be a number"),
+    (lambda: Aux(ReLU, 0.3), "Aux: head is <class .*>; it must be a layer or a combinator"),
     (lambda: Aux(Linear(2), -1), "Aux: weight is -1; it must be a number from 0"),
     (lambda: Chain(), r"Chain has no children; use Identity\(\)"),
-    (lambda: Sum(ReLU), r"Sum: a child is <class .*>, which is no layer; make it, as in ReLU\(\)"),  # type: ignore[arg-type]
-    (lambda: Concat(a=3), "Concat: child a is 3, which is no layer"),  # type: ignore[arg-type]
+    (lambda: Sum(ReLU), r"Sum: a child is <class .*>, which is no layer; make it, as in ReLU\(\)"),
+    (lambda: Concat(a=3), "Concat: child a is 3, which is no layer"),
     (lambda: Chain(fc=Linear(2), **{"a.b": ReLU()}), "Chain: 'a.b' is no name for a child; use letters, digits and _"),
     (lambda: Chain(**{"a/b": ReLU()}), "'a/b' is no name"),
     (lambda: Chain(**{"": ReLU()}), "'' is no name"),
@@ -200,7 +200,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: Chain(**{"class": ReLU()}), "'class' is no name"),
     (lambda: Chain(**{"é": ReLU()}), "'é' is no name"),
     (lambda: Chain(**{"a" * 65: ReLU()}), "is no name for a child; .* up to 64"),
-    (lambda: Chain.of(((7, ReLU()),)), "7 is no name"),  # type: ignore[arg-type]
+    (lambda: Chain.of(((7, ReLU()),)), "7 is no name"),
     (lambda: Chain(weight=ReLU()), "a child may not be called 'weight', which a framework's modules use; try weight1"),
     (lambda: Chain(mean=ReLU()), "may not be called 'mean'"),
     (lambda: Chain(forward=ReLU()), "may not be called 'forward'"),
@@ -367,7 +367,7 @@ def test_repr_is_short(tree: Tree, code: str) -> None:
 
 def node(kind: str, **given: Any) -> dict[str, Any]:
     made = {"ReLU": ReLU(), "Conv": Conv(8, 3), "Dropout": Dropout(), "MaxPool": MaxPool(2), "Linear": Linear(2)}[kind]
-    return t.to_data(made) | given  # type: ignore[arg-type]
+    return t.to_data(made) | given
 
 
 def chain(*children: tuple[Any, Any]) -> dict[str, Any]:

@@ -165,7 +165,8 @@ def _own_tree(name: str, classes: int) -> Tree:
     module = _own_module(path)
     make = getattr(module, function, None)
     if not inspect.isfunction(make):
-        there = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+        there = [value.__name__ for value in own if inspect.isfunction(value)]
         raise NameUnknown(f"{path} has no function {function!r}; it has {', '.join(there) or 'none'}")
     try:
         made = make(classes=classes) if "classes" in inspect.signature(make).parameters else make()

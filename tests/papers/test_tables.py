@@ -212,7 +212,7 @@ def check_stage(
 @pytest.mark.parametrize("depth", RESNETS)
 def test_resnet_is_its_table(depth: int, variant: str) -> None:
     blocks, counts = RESNETS[depth]
-    parts = model(f"resnet{depth}", classes=7, variant=variant).children  # type: ignore[union-attr]
+    parts = model(f"resnet{depth}", classes=7, variant=variant).children
     stem = Conv(64, 7, 2, 3, bias=variant == "paper" and depth == 50)
     assert parts[:4] == (("conv1", stem), ("bn1", BatchNorm()), ("relu1", ReLU()), ("pool1", MaxPool(3, 2, 1)))
     assert [name for name, _ in parts[4:-2]] == ["conv2", "conv3", "conv4", "conv5"]
@@ -225,7 +225,7 @@ def test_resnet_is_its_table(depth: int, variant: str) -> None:
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_resnet_mnist_is_its_table(kind: str) -> None:
-    parts = model(f"resnet_mnist_{kind}", classes=10).children  # type: ignore[union-attr]
+    parts = model(f"resnet_mnist_{kind}", classes=10).children
     assert parts[:3] == (("conv1", Conv(16, 3, 1, 1, bias=False)), ("bn1", BatchNorm()), ("relu1", ReLU()))
     assert [name for name, _ in parts[3:-2]] == ["conv2", "conv3", "conv4"]
     assert parts[-2:] == (("pool4", GlobalAvgPool()), ("fc", Linear(10)))

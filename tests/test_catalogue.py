@@ -1,0 +1,206 @@
+"""Networks by name, from a user's own file, from JSON, and as values."""
+
+from pathlib import Path
+
+import pytest
+
+import imori
+from imori.catalogue import CATALOGUE, list_models, model, size_of, variants
+from imori.errors import NameUnknown, TreeError
+from imori.shapes import resolve
+from imori.tree import Chain, Conv, GlobalAvgPool, Linear, ReLU, to_json
+
+OWN = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imori.tree import Chain, Conv, GlobalAvgPool, Linear, ReLU
+
+SIZE = 64
+
+
+@dataclass
+class Row:
+    kernel: int
+    filters: int
+
+
+TABLE = (Row(5, 8), Row(3, 12))
+
+
+def net(classes=10):
+    rows = [(Conv(row.filters, row.kernel), ReLU()) for row in TABLE]
+    return Chain(*sum(rows, ()), GlobalAvgPool(), fc=Linear(classes))
+
+
+def fixed():
+    return Chain(GlobalAvgPool(), Linear(3))
+
+
+def broken():
+    return Conv(0, 3)
+
+
+def stopped():
+    return 1 / 0
+
+
+def nothing():
+    pass
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    path = tmp_path / "my_net.py"
+    path.write_text(OWN, encoding="utf-8")
+    return str(path)
+
+
+def test_names_are_listed_by_pattern() -> None:
+    assert list_models() == list(CATALOGUE)
+    assert list_models("resnet*") == [
+        "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_mnist_plain", "resnet_mnist_bottleneck",
+    ]  # fmt: skip
+    assert list_models("VGG??") == ["vgg16", "vgg19"]
+    assert list_models("nothing*") == []
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_name_builds_at_its_size_in_every_variant(name: str) -> None:
+    size = size_of(name)
+    assert variants(name)[0] == "default"
+    assert model(name) == model(name, variant="default") == model(name, classes=1000, channels=1)
+    for variant in variants(name):
+        assert resolve(model(name, classes=7, variant=variant), (3, size, size)).output == (7,)
+
+
+def test_sizes_are_the_papers() -> None:
+    assert [size_of(name) for name in ("lenet", "alexnet", "vgg16", "resnet50", "resnet_mnist_plain")] == [
+        32, 227, 224, 224, 28,
+    ]  # fmt: skip
+
+
+def test_variants_are_those_that_depart() -> None:
+    assert variants("lenet") == ("default", "paper")
+    assert variants("alexnet") == ("default", "paper", "torchvision")
+    assert variants("resnet50") == ("default", "paper")
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [("vgg16", "keras"), ("vgg16", "paper"), ("resnet50", "torchvision"), ("resnet18", "timm")]
+)
+def test_a_publisher_that_does_not_depart_is_the_default(name: str, variant: str) -> None:
+    assert model(name, variant=variant) == model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("resnet5", "there is no model 'resnet5'; the nearest names are resnet50, "),
+        ("ResNet50", "the nearest names are resnet50, "),
+        ("vgg16bn", "the nearest names are vgg16_bn, "),
+        ("lnet", "the nearest names are lenet, "),
+        (
+            "yolo",
+            "the nearest names are lenet, alexnet, .* `imori models` lists all; your own is written as path/my_net",
+        ),
+    ],
+)
+def test_a_misspelt_name_lists_the_nearest(name: str, sentence: str) -> None:
+    for asked in (model, size_of, variants):
+        with pytest.raises(NameUnknown, match=sentence):
+            asked(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "sentence"),
+    [
+        ("alexnet", "papr", "alexnet has no variant 'papr'; it has default, paper, torchvision"),
+        (
+            "resnet50",
+            "keras",
+            r"resnet50 has no variant 'keras'; it has default, paper \(torchvision, timm: the same as",
+        ),
+    ],
+)
+def test_a_wrong_variant_lists_those_that_are_there(name: str, variant: str, sentence: str) -> None:
+    with pytest.raises(NameUnknown, match=sentence):
+        model(name, variant=variant)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "3"])
+@pytest.mark.parametrize("what", ["classes", "channels"])
+def test_counts_are_whole_numbers(what: str, value: object) -> None:
+    with pytest.raises(TreeError, match=f"{what} is {value!r}; it must be a whole number from 1"):
+        model("lenet", **{what: value})
+
+
+def test_a_function_of_your_own_is_called_with_classes(own: str) -> None:
+    expected = Chain(Conv(8, 5), ReLU(), Conv(12, 3), ReLU(), GlobalAvgPool(), fc=Linear(4))
+    assert model(f"{own}:net", classes=4) == expected
+    assert model(f"{own}:fixed", classes=4) == Chain(GlobalAvgPool(), Linear(3))
+    assert size_of(f"{own}:net") == 64
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "sentence"),
+    [
+        (":missing", NameUnknown, r"my_net.py has no function 'missing'; it has net, fixed, broken, stopped, nothing"),
+        (":SIZE", NameUnknown, "has no function 'SIZE'"),
+        ("", NameUnknown, "names no function; write .*my_net.py:function"),
+        (":broken", TreeError, "Conv: out is 0"),
+        (":stopped", TreeError, "my_net.py:stopped stopped with ZeroDivisionError: division by zero; mend the file"),
+        (":nothing", TreeError, r"my_net.py:nothing is None; it must be a tree, as in Chain\(Conv\(8, 3\), ...\)"),
+    ],
+)
+def test_a_function_that_does_not_serve_is_named(
+    own: str, function: str, error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        model(own + function)
+
+
+def test_a_file_that_does_not_serve_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NameUnknown, match=r"none\.py cannot be read as a network: .*No such file"):
+        model(f"{tmp_path}/none.py:net")
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("def net(:\n", encoding="utf-8")
+    with pytest.raises(TreeError, match=r"wrong\.py stopped with SyntaxError: .*; mend the file"):
+        model(f"{wrong}:net")
+    wrong.write_text("SIZE = (32, 32)\n", encoding="utf-8")
+    with pytest.raises(TreeError, match=r"wrong\.py: SIZE is \(32, 32\); it must be a whole number from 1"):
+        size_of(f"{wrong}:net")
+    with pytest.raises(NameUnknown, match=r"wrong\.py has no function 'net'; it has none"):
+        model(f"{wrong}:net")
+
+
+def test_a_tree_in_json_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "net.json"
+    path.write_text(to_json(model("lenet", classes=3)), encoding="utf-8")
+    assert model(str(path)) == model("lenet", classes=3)
+    assert size_of(str(path)) == 224
+    path.write_text('{"format": 9, "tree": {}}', encoding="utf-8")
+    with pytest.raises(TreeError, match=r"net\.json: this tree has format 9"):
+        model(str(path))
+    with pytest.raises(NameUnknown, match=r"none\.json cannot be read as a network"):
+        model(f"{tmp_path}/none.json")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(NameUnknown, match=r"net\.json cannot be read as a network"):
+        model(str(path))
+
+
+def test_a_value_is_returned_as_it_is() -> None:
+    tree = Chain(GlobalAvgPool(), Linear(3))
+    assert model(tree) is tree
+    assert model(tree, classes=9, variant="default") is tree
+    with pytest.raises(NameUnknown, match="a network of your own has no variant 'paper'"):
+        model(tree, variant="paper")
+    with pytest.raises(TreeError, match="the model is 7; it must be a tree"):
+        model(7)
+
+
+def test_the_public_names_are_these() -> None:
+    assert imori.model is model
+    assert imori.list_models is list_models
