@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Callable[[dict[str, int]], Path]:
     def make(counts: dict[str, int], root: str = "photos") -> Path:
         for seed, (name, count) in enumerate(counts.items()):
             place = tmp_path / root / name
-            place.mkdir(parents=True)
+            place.mkdir(parents=True, exist_ok=True)
             for index in range(count):
                 painted(12, 9, seed * 1000 + index).save(place / f"{index}.png")
         return tmp_path / root

@@ -81,12 +81,18 @@ def read_folder(root: Path) -> Listing:
     if not parts:
         whole, notes = _classes(root)
         return Listing(str(root), {WHOLE: whole}, notes)
+    beside = [entry.name for entry in strangers if entry.is_dir()]
+    if beside and "train" not in parts:
+        raise DataError(
+            f"{root} has {', '.join(sorted(parts))} beside {', '.join(beside)} and no train; rename what is meant as a "
+            "class, or put the class folders into train"
+        )
     read = {name: _classes(folder) for name, folder in parts.items()}
     notes = tuple(note for _, noted in read.values() for note in noted)
     for entry in strangers:
         if entry.is_dir():
             count = len(walk(entry)[0])
-            notes += (f"{entry} is none of train, val and test: its {count} photos were left out",)
+            notes += (f"{entry} is none of train, val and test: the photos in it, {count}, were left out",)
     notes += left_out([entry for entry in strangers if not entry.is_dir()], "beside the parts, ")
     return Listing(str(root), {name: listed for name, (listed, _) in read.items()}, notes)
 
@@ -101,9 +107,9 @@ def _classes(folder: Path) -> tuple[Part, tuple[str, ...]]:
     if not inside:
         raise DataError(f"{folder} is empty; put a folder for each class into it, with that class's photos")
     if not classes:
-        holds = f"{len(stray)} photos but no class folders" if stray else "no class folders"
+        holds = "photos but no class folders" if stray else "no class folders"
         raise DataError(f"{folder} has {holds}; put each photo into a folder that is named as its class")
-    photos, others = [], [entry for entry in loose if entry not in stray]
+    photos, others = [], [entry for entry in loose if entry.suffix.lower() not in known]
     for entry in classes:
         found, rest = walk(entry)
         label = unicodedata.normalize("NFC", entry.name)  # macOS may spell "é" in two characters
@@ -111,9 +117,8 @@ def _classes(folder: Path) -> tuple[Part, tuple[str, ...]]:
         others += rest
     notes = left_out(others, f"in {folder}, ")
     if stray:
-        notes += (
-            f"{len(stray)} photos lie beside the class folders of {folder} and were left out: {stray[0].name}, …",
-        )
+        lie = f"{len(stray)} photos lie" if len(stray) > 1 else "1 photo lies"
+        notes += (f"{lie} beside the class folders of {folder}, of no class: left out (the first is {stray[0]})",)
     labels = {unicodedata.normalize("NFC", entry.name) for entry in classes}
     return Part(str(folder), tuple(sorted(labels)), tuple(sorted(photos, key=lambda photo: photo[::-1]))), notes
 

@@ -104,7 +104,8 @@ class Loader:
     def training(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the run's steps `start` to `stop` - 1; step s is of epoch s // steps_per_epoch.
 
-        Closing the iterator stops its threads. An image that cannot be read raises its DataError at its own batch.
+        Closing the iterator stops its threads: use `contextlib.closing`, so that an error or Ctrl-C does so at once.
+        An image that cannot be read raises its DataError at its own batch.
         """
         return self._batches(self._training_plans(start, stop), not self.augmentation.none)
 
