@@ -1,0 +1,109 @@
+"""What every net of the matrix is tried with: random weights, images and targets, and the measure of agreement."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+import imori
+from imori import frameworks
+from imori import tree as t
+from imori.frameworks.base import Array, Setup, Weights
+from imori.optimizers import SGD
+from imori.shapes import Shape, resolve, walk
+from imori.weights import shapes_of
+
+
+class Matrix:
+    """The helpers, in one fixture."""
+
+    @staticmethod
+    def randomised(tree: t.Tree, shape: Shape, seed: int = 0) -> Weights:
+        """Weights in float64, every one random: one that is swapped, forgotten or transposed changes the logits.
+
+        Batch norms' weights and variances are uniform from 0.5 to 1.5, their biases and means of deviation 0.2, all
+        other weights and biases of deviation sqrt(1.6 / fan in), so that deep nets neither vanish nor explode.
+        """
+        fans = {node.path: node.fans[0] for node in walk(tree, shape) if node.weights and "mean" not in node.weights}
+        weights = {}
+        for name, size in shapes_of(resolve(tree, shape)).items():
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            path, _, role = name.rpartition(".")
+            if path in fans:
+                weights[name] = rng.standard_normal(size) * (1.6 / fans[path]) ** 0.5
+            elif role in ("weight", "var"):
+                weights[name] = rng.uniform(0.5, 1.5, size)
+            else:
+                weights[name] = rng.standard_normal(size) * 0.2
+        return weights
+
+    @staticmethod
+    def batch(shape: Shape, classes: int, count: int, seed: int = 1) -> tuple[Array, Array, Array]:
+        """Images (count, C, H, W), a little off centre, soft targets (count, classes) and sample weights (count,)."""
+        rng = np.random.default_rng(seed)
+        targets = rng.random((count, classes))
+        images = rng.standard_normal((count, *shape)) + 0.1
+        return images, targets / targets.sum(axis=1, keepdims=True), rng.uniform(0.5, 1.5, count)
+
+    @staticmethod
+    def without_dropout(tree: t.Tree) -> t.Tree:
+        """The same network and names; frameworks draw dropout differently."""
+        match tree:
+            case t.Chain() | t.Sum() | t.Concat():
+                children = tuple((segment, Matrix.without_dropout(child)) for segment, child in tree.segments())
+                return type(tree).of(children)  # type: ignore[return-value]
+            case t.Aux(head, weight):
+                return t.Aux(Matrix.without_dropout(head), weight)
+            case t.Dropout():
+                return t.Identity()
+            case _:
+                return tree
+
+    @staticmethod
+    def difference(ours: Array, theirs: Array) -> float:
+        """The largest difference, beside the largest value: never elementwise, which fails correct code."""
+        assert ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype
+        return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+    @staticmethod
+    def agree(ours: Mapping[str, Array], theirs: Mapping[str, Array], tolerance: float, floor: float = 0.0) -> None:
+        """Each array differs by no more than `tolerance` times its own largest value, or `floor` if that is larger."""
+        assert ours.keys() == theirs.keys()
+        errors = {
+            name: float(np.abs(ours[name] - theirs[name]).max() / max(np.abs(theirs[name]).max(), floor, 1e-300))
+            for name in theirs
+        }
+        worst = max(errors, key=lambda name: errors[name])
+        assert errors[worst] <= tolerance, f"{worst} is off by {errors[worst]:.2e} of its size"
+
+    @staticmethod
+    def one_step(tree: t.Tree, shape: Shape, framework: str, classes: int, count: int) -> dict[str, Any]:
+        """What a first step of SGD with momentum in float64 does; its memory is then the gradient."""
+        weights = Matrix.randomised(tree, shape)
+        native = imori.build(tree, shape, framework, weights)
+        trainable = frozenset(name for name in weights if name.rpartition(".")[2] in ("weight", "bias"))
+        step = frameworks.get(framework).prepare(native, Setup(SGD(), trainable, precision="float64"))
+        loss, logits = step(*Matrix.batch(shape, classes, count), rate=0.05, key=1)
+        state = step.state()
+        assert state.pop("time") == 1
+        return {"loss": loss, "logits": logits, "gradients": state, "weights": imori.dump_weights(native)}
+
+    @staticmethod
+    def same_step(tree: t.Tree, shape: Shape, framework: str, classes: int, count: int = 4) -> None:
+        """A step agrees with NumPy's to 1e-9: loss, logits, gradients, new weights and running statistics."""
+        ours = Matrix.one_step(tree, shape, framework, classes, count)
+        theirs = Matrix.one_step(tree, shape, "numpy", classes, count)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
+        assert Matrix.difference(ours["logits"], theirs["logits"]) <= 1e-9
+        # A bias before a batch norm has a gradient of exactly 0, of which each framework makes its own noise.
+        floor = 1e-3 * max(np.abs(gradient).max() for gradient in theirs["gradients"].values())
+        Matrix.agree(ours["gradients"], theirs["gradients"], 1e-9, floor)
+        Matrix.agree(ours["weights"], theirs["weights"], 1e-9)
+
+
+@pytest.fixture(scope="session")
+def matrix() -> Matrix:
+    return Matrix()
