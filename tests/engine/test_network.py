@@ -17,7 +17,7 @@ def block(checks: Any) -> tuple[e.Layer, dict[str, e.Layer]]:
     """A chain with every way of branching, and its layers with weights by name."""
     layers = {"first": affine(checks, 4, 3), "left": affine(checks, 2, 4), "right": affine(checks, 4, 4)}
     layers |= {"third": affine(checks, 4, 4), "head": affine(checks, 2, 6), "last": affine(checks, 2, 6)}
-    side = e.Sum([e.Chain([layers["right"], e.Tanh()]), e.Identity(), layers["third"]])
+    side = e.Sum([e.Chain([layers["right"], e.Tanh()]), e.Sigmoid(), layers["third"]])
     body = [layers["first"], e.Tanh(), e.Concat([layers["left"], side]), e.Aux(layers["head"], 0.3), layers["last"]]
     return e.Chain(body), layers
 

@@ -152,6 +152,10 @@ def test_inference_leaves_the_model_as_it_was() -> None:
     assert first == pytest.approx(one_by_one, rel=1e-12)
 
 
+def test_no_images_have_no_logits() -> None:
+    assert imori.logits(build(), images(count=0)).shape == (0, 3)
+
+
 def test_an_aux_alone_is_no_network() -> None:
     with pytest.raises(TreeError, match="the root is an Aux"):
         build(Aux(HEAD))
@@ -312,6 +316,8 @@ def test_only_what_trains_moves() -> None:
     step(*batch(), 0.1, 0)
     statistics = {"block.body.bn.mean", "block.body.bn.var"}
     assert moved(before, imori.dump_weights(native)) == chosen | statistics
+    worked_out = {f"{path}.{role}" for path, layer in native.layers.items() for role in layer.gradients}
+    assert worked_out == chosen, "no gradient is spent on what does not train"
     assert set(step.state()) == {"time"}
     everything = numpy_framework.prepare(native, setup_of())  # a later step may train more
     between = imori.dump_weights(native)

@@ -60,7 +60,7 @@ def _blocks(shape: Shape, window: Window) -> Iterator[tuple[slice, slice]]:
     """The images of one block at a time, and the columns that belong to them."""
     channels, images, height, width = shape
     down, along = window.places(height, width)
-    step = images if window.plain else max(1, BLOCK // (channels * window.area * down * along * 4))
+    step = max(1, images if window.plain else BLOCK // (channels * window.area * down * along * 4))
     for first in range(0, images, step):
         last = min(first + step, images)
         yield slice(first, last), slice(first * down * along, last * down * along)

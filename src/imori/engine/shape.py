@@ -25,7 +25,10 @@ class Flatten(Layer):
     def forward(self, x: Array, training: bool = False) -> Array:
         """The channels, rows and columns of an image in one line."""
         self.keep(training, x.shape)
-        return x if x.ndim == 2 else x.swapaxes(0, 1).reshape(x.shape[1], -1).T
+        if x.ndim == 2:
+            return x
+        channels, images, height, width = x.shape
+        return x.swapaxes(0, 1).reshape(images, channels * height * width).T
 
     def backward(self, dy: Array) -> Array:
         """The line back into channels, rows and columns."""
