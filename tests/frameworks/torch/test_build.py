@@ -1,0 +1,335 @@
+"""The module that comes out: its names, its weights, its modes and sizes, and its life without imori around it."""
+
+import copy
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, export
+
+import imori
+from imori import frameworks
+from imori.errors import ImoriError, TreeError, WeightsError
+from imori.frameworks import torch as framework
+from imori.frameworks.torch.layers import Combinator, head_weights
+from imori.shapes import Shape, resolve
+from imori.tree import (
+    RESERVED,
+    ROLES,
+    Aux,
+    BatchNorm,
+    Chain,
+    Concat,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Identity,
+    Linear,
+    MaxPool,
+    ReLU,
+    Sum,
+    Tree,
+)
+
+SHAPE = (2, 6, 7)
+BLOCK = Sum(body=Chain(conv=Conv(4, 3, pad=(0, 2, 1, 1), bias=False), bn=BatchNorm()), shortcut=Identity())
+NET = Chain(
+    Conv(4, 3, pad=1),
+    BatchNorm(),
+    ReLU(),
+    block=BLOCK,
+    drop=Dropout(0.5),
+    pool=MaxPool(2),
+    flatten=Flatten(),
+    fc=Linear(3),
+)
+TAPPED = Chain(
+    conv=Conv(4, 3, pad=1),
+    inner=Concat(
+        a=Chain(Conv(3, 1), Aux(Chain(pool=GlobalAvgPool(), fc=Linear(3)), 0.2), ReLU()),
+        side=Aux(Chain(flatten=Flatten(), fc=Linear(3)), 0.3),
+        b=Identity(),
+    ),
+    pool=GlobalAvgPool(),
+    last=Aux(Linear(3), 0.4),
+    fc=Linear(3),
+)
+
+
+def random_images(shape: Shape = SHAPE, count: int = 3, seed: int = 1) -> Any:
+    return np.random.default_rng(seed).standard_normal((count, *shape))
+
+
+def build(tree: Tree = NET, shape: Shape = SHAPE, dtype: str = "float64") -> Any:
+    """With every weight random."""
+    native = imori.build(tree, shape, "torch", dtype=dtype)
+    rng = np.random.default_rng(2)
+    framework.load(native, {name: rng.uniform(0.2, 1, value.shape) for name, value in framework.dump(native).items()})
+    return native
+
+
+# --- names and weights ------------------------------------------------------------------------------------------------
+
+
+def test_the_state_dict_reads_as_the_canonical_names() -> None:
+    native = build()
+    assert type(native) is nn.Sequential
+    assert list(native.state_dict()) == [
+        *("0.weight", "0.bias"),
+        *("1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"),
+        "block.body.conv.weight",
+        *(f"block.body.bn.{role}" for role in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+        *("fc.weight", "fc.bias"),
+    ]
+    assert [name for name, _ in native.named_parameters()] == [name for name in native.state_dict() if "_" not in name]
+    assert isinstance(native.block.body.conv, nn.Conv2d)
+    assert isinstance(native[1], nn.BatchNorm2d)
+    assert "block.body.bn.mean" in imori.dump_weights(native)
+
+
+@pytest.mark.parametrize("tree", [NET, TAPPED], ids=["net", "heads"])
+def test_dump_has_the_canonical_names_and_comes_back(tree: Tree) -> None:
+    native = build(tree)
+    weights = imori.dump_weights(native)
+    assert list(weights) == list(imori.initial_weights(tree, SHAPE))
+    again = imori.build(tree, SHAPE, "torch", weights)
+    for name, value in imori.dump_weights(again).items():
+        np.testing.assert_array_equal(value, weights[name])
+    np.testing.assert_array_equal(imori.logits(again, random_images()), imori.logits(native, random_images()))
+
+
+def test_dump_gives_copies_and_load_fills_the_same_tensors() -> None:
+    native = build()
+    parameter, images = native.fc.weight, random_images()
+    weights, logits = imori.dump_weights(native), imori.logits(native, images)
+    imori.dump_weights(native)["fc.weight"][:] = 7
+    np.testing.assert_array_equal(imori.dump_weights(native)["fc.weight"], weights["fc.weight"])
+    for value in weights.values():
+        value.flags.writeable = False
+    framework.load(native, {name: value * 2 for name, value in weights.items()})
+    assert native.fc.weight is parameter
+    np.testing.assert_array_equal(parameter.detach().numpy(), weights["fc.weight"] * 2)
+    framework.load(native, weights)
+    np.testing.assert_array_equal(imori.logits(native, images), logits)
+
+
+def test_load_lists_all_that_does_not_fit_and_changes_nothing() -> None:
+    native = build()
+    weights = imori.dump_weights(native)
+    wrong = {**weights, "fc2.weight": weights["fc.weight"], "0.bias": weights["0.bias"][:2]}
+    del wrong["1.mean"]
+    with pytest.raises(WeightsError) as error:
+        framework.load(native, {name: value * 2 for name, value in wrong.items()})
+    for part in ("missing: 1.mean", "unexpected: fc2.weight", "misshaped: 0.bias is 2 and must be 4"):
+        assert part in str(error.value)
+    np.testing.assert_array_equal(imori.dump_weights(native)["fc.bias"], weights["fc.bias"])
+
+
+def test_building_draws_no_random_numbers_and_allocates_once() -> None:
+    before = torch.get_rng_state()
+    native = imori.build(NET, SHAPE, "torch")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {tensor.device.type for tensor in native.state_dict().values()} == {"cpu"}
+    assert all(parameter.requires_grad for parameter in native.parameters())
+    assert native.training
+
+
+def test_names_hide_no_attribute_of_a_module() -> None:
+    made = (nn.Sequential(), Combinator({}, {}))
+    names = {name for module in made for name in dir(module) if re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name)}
+    assert names - RESERVED - set(ROLES) == set()
+
+
+def test_a_lone_aux_is_no_network() -> None:
+    with pytest.raises(TreeError, match="put it into a Chain"):
+        imori.build(Aux(Chain(GlobalAvgPool(), Linear(2))), SHAPE, "torch")
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_logits_leave_the_modes_as_they_were() -> None:
+    native = build()
+    native.block.eval()
+    native.drop.train()
+    modes = [module.training for module in native.modules()]
+    images = random_images()
+    weights, logits = imori.dump_weights(native), imori.logits(native, images)
+    assert logits.dtype == np.float64
+    assert [module.training for module in native.modules()] == modes
+    assert len(set(modes)) == 2
+    np.testing.assert_array_equal(imori.logits(native, images), logits)  # no dropout, no statistics
+    np.testing.assert_array_equal(imori.dump_weights(native)["1.mean"], weights["1.mean"])
+    np.testing.assert_array_equal(native.eval()(torch.tensor(images)).detach().numpy(), logits)
+    with pytest.raises(TreeError):
+        imori.logits(native.train(), images[:, :1])
+    assert all(module.training for module in native.modules())
+
+
+def test_nothing_is_computed_in_short_floats() -> None:
+    seen = []
+    native = build()
+    native.fc.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    allowed = torch.backends.cudnn.allow_tf32
+    imori.logits(native, random_images())
+    assert (seen, allowed) == ([False], torch.backends.cudnn.allow_tf32)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:9", "mps", "gpu", "cpu:1", ""])
+def test_a_device_that_is_not_here_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ImoriError, match=rf"no device '{name}' here; it has cpu"):
+        framework.device(name)
+    assert framework.device("auto") == framework.device("cpu") == "cpu"
+
+
+def test_auto_prefers_cuda_then_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert framework.device("auto") == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert framework.device("auto") == "cuda"
+    assert framework.device("cuda:1") == "cuda:1"
+    with pytest.raises(ImoriError, match="cuda:2"):
+        framework.device("cuda:2")
+
+
+def test_mps_refuses_float64() -> None:
+    root = resolve(NET, SHAPE)
+    with pytest.raises(ImoriError, match="mps has no float64; use device='cpu', or dtype='float32'"):
+        framework.build(root, imori.initial_weights(NET, SHAPE), "float64", "mps")
+
+
+def test_another_size_is_refused_where_a_layer_depends_on_it() -> None:
+    native = build()
+    for training in (True, False):
+        with pytest.raises(TreeError, match=r"built for images 2×6×7 .* gets 2×8×7; flatten binds it"):
+            native.train(training)(torch.zeros(1, 2, 8, 7, dtype=torch.float64))
+    with pytest.raises(TreeError, match=r"takes images 2×6×7 .* gets 3×6×7"):
+        imori.logits(native, random_images((3, 6, 7)))
+    with pytest.raises(TreeError, match=r"in a batch, and gets 6×7"):
+        imori.logits(native, random_images()[0])
+    free = build(Chain(conv=Conv(4, 3), pool=GlobalAvgPool(), fc=Linear(3)))
+    assert imori.logits(free, random_images((2, 9, 4))).shape == (3, 3)
+
+
+# --- auxiliary heads --------------------------------------------------------------------------------------------------
+
+
+def test_heads_answer_in_training_only() -> None:
+    native, images = build(TAPPED), random_images()
+    x = torch.tensor(images)
+    outputs = native(x)
+    assert [tuple(out.shape) for out in outputs] == [(3, 3)] * 4
+    assert head_weights(native) == (0.2, 0.3, 0.4)
+    w = {name: torch.tensor(value) for name, value in imori.dump_weights(native).items()}
+    stem = nn.functional.conv2d(x, w["conv.weight"], w["conv.bias"], padding=1)
+    inner = nn.functional.conv2d(stem, w["inner.a.0.weight"], w["inner.a.0.bias"])
+    joined = torch.cat([torch.relu(inner), stem, stem], 1).mean((2, 3))
+
+    def dense(name: str, features: Tensor) -> Tensor:
+        return features @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    expected = [
+        dense("fc", joined),
+        dense("inner.a.1.fc", inner.mean((2, 3))),
+        dense("inner.side.fc", stem.flatten(1)),
+        dense("last", joined),
+    ]
+    for out, wanted in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(out, wanted)
+    np.testing.assert_allclose(imori.logits(native, images), expected[0].numpy(), rtol=1e-12)
+    assert torch.is_tensor(native.eval()(x))
+
+
+def test_heads_bind_no_size_at_inference() -> None:
+    native = build(TAPPED)
+    assert imori.logits(native, random_images((2, 9, 5))).shape == (3, 3)
+    with pytest.raises(TreeError, match=r"inner\.side\.flatten binds it"):
+        native(torch.tensor(random_images((2, 9, 5))))
+
+
+# --- without imori around it ------------------------------------------------------------------------------------------
+
+
+def test_a_module_that_was_trained_elsewhere_is_still_ours() -> None:
+    native = copy.deepcopy(build())
+    images = torch.tensor(random_images(count=8))
+    optimizer = torch.optim.Adam(native.parameters(), lr=0.05)
+    before = imori.dump_weights(native)
+    for _ in range(3):
+        optimizer.zero_grad()
+        native(images).logsumexp(1).mean().backward()
+        optimizer.step()
+    after = imori.dump_weights(native)
+    assert all(np.abs(after[name] - before[name]).max() > 0 for name in after)
+    again = imori.build(NET, SHAPE, "torch", after)
+    again.load_state_dict(native.state_dict())
+    np.testing.assert_array_equal(imori.logits(again, images.numpy()), imori.logits(native, images.numpy()))
+
+
+def test_any_memory_layout_does() -> None:
+    native, images = build(), random_images()
+    logits, weights = imori.logits(native, images), imori.dump_weights(native)
+    native.to(memory_format=torch.channels_last)
+    np.testing.assert_allclose(imori.logits(native, images), logits, rtol=1e-12)
+    for name, value in imori.dump_weights(native).items():
+        assert value.flags.c_contiguous
+        np.testing.assert_array_equal(value, weights[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("tree", [NET, TAPPED], ids=["net", "heads"])
+def test_it_compiles(tree: Tree, backend: str) -> None:
+    native, images = build(tree), random_images()
+    expected = imori.logits(native, images)
+    compiled = torch.compile(native, backend=backend, fullgraph=True)
+    assert frameworks.of(compiled) is framework
+    np.testing.assert_allclose(imori.logits(compiled, images), expected, rtol=1e-12)
+    assert list(imori.dump_weights(compiled)) == list(imori.dump_weights(native))
+    framework.load(compiled, {name: value / 2 for name, value in imori.dump_weights(native).items()})
+    assert not np.allclose(imori.logits(compiled, images), expected)
+    torch.manual_seed(3)
+    outputs = compiled(torch.tensor(images))
+    torch.manual_seed(3)
+    torch.testing.assert_close(outputs, native(torch.tensor(images)))
+    torch.compiler.reset()
+
+
+def exported(name: str, shape: Shape, dynamic: dict[int, Any]) -> tuple[nn.Module, nn.Module]:
+    native = build(imori.model(name, 5), shape, "float32").eval()
+    images = torch.tensor(random_images(shape), dtype=torch.float32)
+    return native, export(native, (images,), dynamic_shapes=(dynamic,)).module()
+
+
+@pytest.mark.slow
+def test_it_exports_with_any_batch() -> None:
+    native, program = exported("lenet", (1, 32, 32), {0: Dim("batch")})
+    for count in (1, 5):
+        images = torch.tensor(random_images((1, 32, 32), count), dtype=torch.float32)
+        torch.testing.assert_close(program(images), native(images))
+    with pytest.raises(AssertionError, match="32"):
+        program(torch.zeros(2, 1, 40, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "channels"), [("resnet_mnist_plain", 1), ("resnet18", 3)])
+def test_it_exports_with_any_size(name: str, channels: int) -> None:
+    dynamic = {0: Dim("batch"), 2: Dim("height", min=33), 3: Dim("width", min=33)}
+    native, program = exported(name, (channels, 64, 50), dynamic)
+    for size in ((33, 70), (64, 51)):
+        images = torch.tensor(random_images((channels, *size), 2), dtype=torch.float32)
+        torch.testing.assert_close(program(images), native(images))
+
+
+@pytest.mark.slow
+def test_a_net_bound_to_its_size_exports_at_no_other() -> None:
+    with pytest.raises(Exception, match=r"height.*(specialized|constant|32)"):
+        exported("lenet", (1, 32, 32), {0: Dim("batch"), 2: Dim("height")})
