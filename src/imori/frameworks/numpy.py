@@ -26,7 +26,7 @@ CHUNK = 2**16
 
 
 def device(name: str) -> str:
-    """ "cpu", which is also "auto"; ImoriError for any other."""
+    """The device is "cpu", which is also "auto"; ImoriError for any other."""
     if name not in ("auto", "cpu"):
         raise ImoriError(f"numpy has no device {name!r}; it runs on the cpu: choose cpu or auto")
     return "cpu"
@@ -46,17 +46,18 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> e.Network:
 
 def _layer(node: Node, weights: Weights, named: dict[str, e.Layer]) -> e.Layer:
     """The layer of one node; those with weights are put into `named` by their paths."""
-    if node.children:
-        return _container(node, [_layer(child, weights, named) for child in node.children])
+    children = [_layer(child, weights, named) for child in node.children]
     own = {role: weights[weight_name(node.path, role)] for role in node.weights}
-    made = _leaf(node, own)
+    made = _made(node, children, own)
     if own:
         named[node.path] = made
     return made
 
 
-def _container(node: Node, children: list[e.Layer]) -> e.Layer:
-    match node.layer:
+def _made(node: Node, children: list[e.Layer], own: Weights) -> e.Layer:
+    layer, resolved = node.layer, node.window
+    window = e.Window(resolved.kernel, resolved.stride, resolved.pads, resolved.dilation)
+    match layer:
         case t.Chain():
             return e.Chain(children)
         case t.Sum():
@@ -65,14 +66,6 @@ def _container(node: Node, children: list[e.Layer]) -> e.Layer:
             return e.Concat(children)
         case t.Aux(weight=weight):
             return e.Aux(children[0], weight)
-        case layer:
-            raise AssertionError(f"{layer!r} has children")
-
-
-def _leaf(node: Node, own: Weights) -> e.Layer:
-    layer, resolved = node.layer, node.window
-    window = e.Window(resolved.kernel, resolved.stride, resolved.pads, resolved.dilation)
-    match layer:
         case t.Conv(groups=groups):
             return e.Convolution(own["weight"], own.get("bias"), window, groups)
         case t.Depthwise():
@@ -115,8 +108,6 @@ def _leaf(node: Node, own: Weights) -> e.Layer:
             return e.Subsample(resolved.stride)
         case t.PadChannels(out):
             return e.PadChannels(out)
-        case t.Chain() | t.Sum() | t.Concat() | t.Aux():
-            raise AssertionError(f"{layer!r} has no children")
         case _:
             assert_never(layer)
 
@@ -137,9 +128,8 @@ def _input_check(root: Node) -> Callable[[Shape, bool], None]:
                 f"the network was built for images {_times(built)} (C×H×W) and gets {_times(shape)}; {bound[0]} binds"
                 f" it to that size: resize the images, or build it for {_times(shape)}"
             )
-        resolve(
-            root.layer if training else _without_heads(root.layer), shape
-        )  # says which layer a map is too small for
+        run = root.layer if training else _without_heads(root.layer)
+        resolve(run, shape)  # names the layer for whose kernel a map is too small
         fitting.add((shape, training))
 
     return check
