@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from imori.cli import main
+from imori.train import train
+from imori.tree import Chain, Conv, GlobalAvgPool, Linear, ReLU
 
 
 @pytest.fixture(scope="session")
@@ -55,16 +59,54 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def process() -> Command:
-    """Runs the command line in a fresh process, with `environment` in place of some variables."""
+    """Runs the command line in a fresh process, on one thread, with `environment` in place of some variables."""
 
     def run(*arguments: object, environment: dict[str, str] | None = None, cwd: Path | None = None) -> Answer:
         done = subprocess.run(
             [sys.executable, "-m", "imori", *map(str, arguments)],
             capture_output=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
             cwd=cwd,
             check=False,
         )
         return Answer(done.returncode, done.stdout.decode(errors="strict"), done.stderr.decode(errors="strict"))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of LeNet on the embedded digits, in NumPy."""
+    return train(
+        "digits", model="lenet", framework="numpy", iterations=60, out=tmp_path_factory.mktemp("runs") / "a"
+    ).path
+
+
+def save_photos(folder: Path, **counts: int) -> Path:
+    """A folder of class folders; in the photos of a class, noise with a tint of the class's own."""
+    rng = np.random.default_rng(3)
+    for tint, (name, count) in enumerate(sorted(counts.items())):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 150, (33, 47, 3), dtype=np.uint8)
+            pixels[:, :, tint % 3] += 100
+            Image.fromarray(pixels).save(folder / name / f"{name}{i}.png")
+    return folder
+
+
+Photos = Callable[..., Path]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Photos:
+    """Makes a folder of class folders: `photos("pets", cat=12, dog=9)`."""
+    return lambda name, **counts: save_photos(tmp_path / name, **counts)
+
+
+@pytest.fixture(scope="session")
+def pets_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that tells cats from dogs, which differ by their tint; its photos are in "photos" beside it."""
+    folder = tmp_path_factory.mktemp("pets")
+    data = save_photos(folder / "photos", cat=20, dog=20)
+    net = Chain(conv=Conv(4, 3), relu=ReLU(), pool=GlobalAvgPool(), fc=Linear(2))
+    return train(data, model=net, framework="numpy", size=16, epochs=12, lr=0.05, out=folder / "run").path

@@ -39,6 +39,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
+def counted(number: int, thing: str) -> str:
+    """ "1 photo", "1,204 photos"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def write_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
     """A table; the columns named in `numbers` stand to the right. Cells fold on a narrow terminal, and only there."""
     cells = [[visible(str(cell)) for cell in row] for row in (heads, *rows)]

@@ -46,12 +46,6 @@ class Parser(argparse.ArgumentParser):
         self.usage, self.description = f"{self.prog} {usage}", textwrap.fill(text, 78)
         self.epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples)
 
-    def trained_model(self) -> None:
-        """The argument and the flags of the commands that use a trained model."""
-        self.add_argument("model", metavar="RUN", help="a run, runs/latest for the newest, or a model.safetensors")
-        self.add_argument("--framework", metavar="NAME", help="torch or numpy (default: the one that trained it)")
-        self.machine()
-
     def machine(self) -> None:
         """The flags of the commands that compute on photos."""
         self.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (default: auto)")

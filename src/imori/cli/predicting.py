@@ -7,11 +7,12 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imori.cli.output import percent, warn, write_json, write_table
+from imori.cli import trained
+from imori.cli.output import counted, percent, warn, write_json, write_table
 from imori.cli.parsing import Parser, whole
 from imori.errors import DataError
 
@@ -31,7 +32,7 @@ def declare(parser: Parser, command: str) -> None:
         "imori predict runs/latest photos/ 'more/*.png' --top 3",
         "imori predict runs/latest photos/ --output answers.csv",
     )
-    parser.trained_model()
+    trained.declare(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="photos, folders of photos, or patterns as '*.jpg'")
     parser.add_argument("--top", type=whole, default=3, metavar="N", help="classes named for each photo (default: 3)")
     parser.add_argument(
@@ -42,21 +43,32 @@ def declare(parser: Parser, command: str) -> None:
 
 def run(arguments: argparse.Namespace, command: str) -> int:
     """Runs `predict`. DataError where not one photo could be read."""
-    from imori.classifier import load
+    from imori.data import find_images
 
     if arguments.top < 1:
         raise DataError(f"--top is {arguments.top}; it must be a whole number from 1")
-    model = load(arguments.model, arguments.framework, arguments.device)
-    answers = model.predict(arguments.images, arguments.top, arguments.strict)
-    bad = [answer for answer in answers if answer.error is not None]
-    for answer in bad:
-        warn(f"could not read {answer.error}")
+    model = trained.load(arguments)
+    photos = find_images(arguments.images)
+    answers = list(_watched(model.predictions(photos, arguments.top, arguments.strict), len(photos)))
+    bad = [answer.error for answer in answers if answer.error is not None]
+    for reason in bad:
+        warn(reason)
     _write(answers, _format(arguments), min(arguments.top, len(model.classes)), arguments.output)
     if len(bad) == len(answers):
-        raise DataError(f"none of the {len(answers)} photos could be read; give photos that an image viewer opens")
+        raise DataError(f"{counted(len(bad), 'photo')} given, and none could be read; give some that a viewer opens")
     if bad:
-        warn(f"{len(bad)} of {len(answers)} photos could not be read")
+        warn(f"{len(bad)} of {counted(len(answers), 'photo')} could not be read")
     return 0
+
+
+def _watched(answers: Iterator[Prediction], total: int) -> Iterable[Prediction]:
+    """The answers; while they come, a bar on standard error where that is a terminal."""
+    if not sys.stderr.isatty():
+        return answers
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(answers, "looking", total, console=Console(stderr=True), transient=True)
 
 
 def _format(arguments: argparse.Namespace) -> str:

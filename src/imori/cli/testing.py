@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from imori.cli.output import percent, visible, warn, write, write_json, write_table
+from imori.cli import trained
+from imori.cli.output import counted, percent, visible, warn, write, write_json, write_table
 from imori.cli.parsing import Parser
 
 if TYPE_CHECKING:
@@ -28,23 +27,21 @@ def declare(parser: Parser, command: str) -> None:
         "imori test runs/latest photos_test/",
         "imori test runs/first/model.safetensors photos_test/ --json",
     )
-    parser.trained_model()
+    trained.declare(parser)
     parser.add_argument("data", nargs="?", metavar="DATA", help="labelled photos, in any form that imori train takes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def run(arguments: argparse.Namespace, command: str) -> int:
     """Runs `test`."""
-    from imori.classifier import load
-
-    model = load(arguments.model, arguments.framework, arguments.device)
+    model = trained.load(arguments)
     score = model.score(arguments.data, strict=arguments.strict)
     for skipped in score.skipped:
         warn(f"left out {skipped.path}: {skipped.reason}")
     if score.skipped:
-        warn(f"{len(score.skipped)} photos could not be read and were not scored")
+        warn(f"{counted(len(score.skipped), 'photo')} could not be read and not scored")
     if score.seen:
-        warn(f"{score.seen} of the {score.images} images were trained on: their answers say nothing about new photos")
+        warn(f"note: the model was trained on {score.seen} of these {counted(score.images, 'image')}: use others")
     if arguments.json:
         write_json(score.to_data())
     else:
@@ -53,7 +50,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
 
 
 def _write(score: Score, framework: str) -> None:
-    right = int(np.trace(score.confusion))
+    right = int(score.confusion.trace())
     write(f"accuracy  {percent(score.accuracy)}  ({right:,} of {score.images:,} images, with {framework})")
     if len(score.classes) >= TOP5_CLASSES:
         write(f"top-5     {percent(score.top5)}")
@@ -75,6 +72,8 @@ def _write(score: Score, framework: str) -> None:
 
 def _write_mistakes(score: Score) -> None:
     """The most frequent mistakes, where a matrix would be too wide to read."""
+    import numpy as np
+
     wrong = score.confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:MATRIX_CLASSES]
