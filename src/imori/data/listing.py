@@ -113,6 +113,8 @@ def _classes(folder: Path) -> tuple[Part, tuple[str, ...]]:
     for entry in classes:
         found, rest = walk(entry)
         label = unicodedata.normalize("NFC", entry.name)  # macOS may spell "é" in two characters
+        if any("\ud800" <= letter <= "\udfff" for letter in label):
+            raise DataError(f"the class folder {entry} has a name that is not in UTF-8; rename it")
         photos += [(str(photo), label) for photo in found]
         others += rest
     notes = left_out(others, f"in {folder}, ")

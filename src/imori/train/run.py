@@ -117,7 +117,7 @@ class Run:
     def trained_on(self) -> set[str]:
         """The names of the images that the run trained on; empty where it keeps no list."""
         try:
-            with open(self.path / "split.csv", encoding="utf-8", newline="") as file:
+            with open(self.path / "split.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 return {row["path"] for row in csv.DictReader(file) if row["part"] == "train"}
         except (OSError, KeyError):
             return set()
@@ -176,7 +176,7 @@ def _as_csv(rows: Iterable[Iterable[Any]]) -> str:
 
 def _write(path: Path, text: str) -> None:
     with written(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")  # a photo's name may be no UTF-8
 
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
