@@ -76,17 +76,17 @@ def test_every_network_is_counted() -> None:
     assert set(PARAMETERS) == {(name, variant) for name in list_models() for variant in variants(name)}
 
 
-@pytest.mark.parametrize(("name", "variant"), PARAMETERS, ids="-".join)
+@pytest.mark.parametrize(("name", "variant"), PARAMETERS, ids=map("-".join, PARAMETERS))
 def test_parameters(name: str, variant: str) -> None:
     assert tuple(summed(name, variant, classes).parameters for classes in (1000, 2)) == PARAMETERS[name, variant]
 
 
-@pytest.mark.parametrize(("name", "variant"), GIGA_MACS, ids="-".join)
+@pytest.mark.parametrize(("name", "variant"), GIGA_MACS, ids=map("-".join, GIGA_MACS))
 def test_multiply_accumulates(name: str, variant: str) -> None:
     assert round(summed(name, variant).macs / 1e9, 3) == GIGA_MACS[name, variant]
 
 
-@pytest.mark.parametrize(("name", "variant"), FIELDS, ids="-".join)
+@pytest.mark.parametrize(("name", "variant"), FIELDS, ids=map("-".join, FIELDS))
 def test_receptive_fields(name: str, variant: str) -> None:
     size = size_of(name)
     nodes = resolve(model(name, variant=variant), (3, size, size)).children
@@ -94,7 +94,7 @@ def test_receptive_fields(name: str, variant: str) -> None:
     assert found == {path: (see, see, step, step) for path, (see, step) in FIELDS[name, variant].items()}
 
 
-@pytest.mark.parametrize(("name", "variant"), PARAMETERS, ids="-".join)
+@pytest.mark.parametrize(("name", "variant"), PARAMETERS, ids=map("-".join, PARAMETERS))
 def test_only_a_flattened_map_binds_to_the_size(name: str, variant: str) -> None:
     free = name.startswith("resnet") or variant == "torchvision"
     assert summed(name, variant).sized == (() if free else ("flatten",))

@@ -1,7 +1,7 @@
 """torchvision's own networks: the same tensors, in the same places, give the same logits.
 
-The references hold the names and shapes of a published network's tensors, and its logits to 8 decimals; the tensors' values are made
-from their names, as `values.py` beside them makes them.
+The references hold the names and shapes of a published network's tensors, and its logits to 8 decimals; the tensors'
+values are made from their names, as `values.py` beside them makes them.
 """
 
 import json

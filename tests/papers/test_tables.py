@@ -152,7 +152,7 @@ def written_row(layer: Tree) -> str:
             raise AssertionError(f"{layer!r} is in none of these tables")
 
 
-@pytest.mark.parametrize(("name", "variant"), TABLES, ids="-".join)
+@pytest.mark.parametrize(("name", "variant"), TABLES, ids=map("-".join, TABLES))
 def test_a_network_is_its_table(name: str, variant: str) -> None:
     size = 224 if variant == "torchvision" else size_of(name)
     found = list(rows(model(name, classes=2, variant=variant), (3, size, size)))
@@ -262,7 +262,7 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize(("name", "variant"), MAPS, ids="-".join)
+@pytest.mark.parametrize(("name", "variant"), MAPS, ids=map("-".join, MAPS))
 def test_maps_shrink_as_the_papers_say(name: str, variant: str) -> None:
     size, maps = MAPS[name, variant]
     root = resolve(model(name, variant=variant), (3, size, size + 32))
