@@ -328,6 +328,8 @@ SIZED: list[tuple[Tree, tuple[str, ...]]] = [
     (Chain(a=AvgPool(3, 1, "same"), b=GlobalAvgPool()), ("a",)),
     (Chain(a=AvgPool(3, 2, ceil=True), b=GlobalAvgPool()), ("a",)),
     (Chain(a=Flatten(), b=Linear(2)), ("a",)),
+    (Chain(a=Sum(x=AdaptiveAvgPool(12), y=Conv(3, 3, pad=1)), b=GlobalAvgPool()), ("a",)),
+    (Chain(a=Concat(x=AdaptiveAvgPool(12), y=AdaptiveAvgPool(12)), b=GlobalAvgPool()), ()),
     (Chain(a=AdaptiveAvgPool(3), b=Conv(4, 3, 2, "same"), c=Flatten(), d=Linear(2)), ()),
     (Chain(a=Conv(4, 3), b=Aux(Chain(Flatten(), Linear(2))), c=GlobalAvgPool()), ()),
     (Chain(a=Conv(4, 3), b=Sum(x=Conv(4, 3, 2, "same"), y=MaxPool(3, 2, ceil=True))), ("b.x", "b.y")),

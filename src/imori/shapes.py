@@ -184,6 +184,7 @@ def _resolve(tree: t.Tree, path: str, name: str, flow: _Flow, training_only: boo
     where = path or type(tree).__name__
     children: list[Node] = []
     window = Window()
+    sized = flow.free and _depends_on_size(tree, flow.shape)
     match tree:
         case t.Chain():
             out = flow
@@ -197,6 +198,8 @@ def _resolve(tree: t.Tree, path: str, name: str, flow: _Flow, training_only: boo
                 children.append(node)
                 flows.append(branch)
             out = _meet(tree, where, children, flows)
+            # A branch of a fixed size meets one that follows the input's: they fit at this size alone.
+            sized = len({branch.free for branch in flows}) > 1
         case t.Aux(head):
             node, branch = _resolve(head, path, name, flow, training_only=True)
             if len(branch.shape) != 1:
@@ -206,19 +209,10 @@ def _resolve(tree: t.Tree, path: str, name: str, flow: _Flow, training_only: boo
         case _:
             out, window = _layer(tree, where, flow)
     _bound(where, out.shape)
-    return Node(
-        path,
-        name,
-        tree,
-        flow.shape,
-        out.shape,
-        tuple(children),
-        window,
-        flow.free and _depends_on_size(tree, flow.shape),
-        training_only,
-        out.field,
-        out.stride,
-    ), out
+    node = Node(
+        path, name, tree, flow.shape, out.shape, tuple(children), window, sized, training_only, out.field, out.stride
+    )
+    return node, out
 
 
 def _join(path: str, segment: str) -> str:
