@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imori import tree as t
@@ -37,7 +37,7 @@ from imori.tree import (
     Tree,
 )
 
-quick = settings(max_examples=300, deadline=None)
+quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 sides = st.integers(1, 30)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from imori.shapes import Node, Shape, walk
@@ -27,7 +27,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 F = torch.nn.functional
 FlopCounterMode = pytest.importorskip("torch.utils.flop_counter").FlopCounterMode
 
-quick = settings(max_examples=80, deadline=None)
+calm = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+quick = settings(max_examples=80, deadline=None, suppress_health_check=calm)
 sizes = st.tuples(st.integers(1, 14), st.integers(1, 14))
 kernels = st.tuples(st.integers(1, 5), st.integers(1, 5))
 strides = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -172,7 +173,7 @@ def test_multiply_accumulates_of_a_whole_network_are_half_of_torch_flops() -> No
     assert 2 * sum(node.macs for node in walk(tree, (3, 33, 27))) == counter.get_total_flops()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=calm)
 @given(st.lists(st.tuples(kernels, strides, dilations), min_size=1, max_size=3), st.sampled_from([MaxPool(2, 1), None]))
 def test_a_receptive_field_is_where_a_gradient_reaches(rows: Any, pool: Tree | None) -> None:
     """The pixels that change one output value, in a map wide enough that no border cuts them off."""
