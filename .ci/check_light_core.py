@@ -1,4 +1,4 @@
-"""Checks what the README says of its first command: light, without a framework, and right on 97 % of the test digits."""
+"""Checks what the README says of its first command: light, without a framework, right on 97 % of the test digits."""
 
 import sys
 import sysconfig

@@ -500,7 +500,7 @@ RESERVED = frozenset(
 _SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*|[0-9]+")
 
 
-def _check_name(kind: str, name: str) -> None:
+def _check_name(kind: str, name: Any) -> None:
     if not isinstance(name, str) or not _SEGMENT.fullmatch(name) or len(name) > 64 or keyword.iskeyword(name):
         raise TreeError(f"{kind}: {name!r} is no name for a child; use letters, digits and _, up to 64 of them")
     if name in ROLES or name in RESERVED:

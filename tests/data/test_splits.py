@@ -46,6 +46,8 @@ def test_stratify(counts: list[int], shares: tuple[float, ...], seed: int) -> No
 def test_the_seed_decides_and_classes_do_not_disturb_each_other() -> None:
     labels = np.repeat([0, 1], [30, 40])
     one, two = stratify(labels, (0.2, 0.2), 1), stratify(labels, (0.2, 0.2), 2)
+    alike = stratify(np.repeat([0, 1], 50), (0.2,), 1)[1]
+    assert not np.array_equal(alike[:10], alike[10:] - 50), "each class has its own shuffle"
     assert not np.array_equal(one[1], two[1])
     more = stratify(np.repeat([0, 1], [30, 55]), (0.2, 0.2), 1)
     for before, after in zip(one, more, strict=True):

@@ -29,7 +29,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return f"{', '.join(action.option_strings)} {value}"
 
 
-class _HelpAsked(Exception):  # noqa: N818
+class _HelpAsked(Exception):
     """--help was printed, and there is nothing more to do."""
 
 

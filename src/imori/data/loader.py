@@ -12,7 +12,7 @@ import itertools
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -101,7 +101,7 @@ class Loader:
         """The batches that show every image; the last begins the epoch's order again where images are lacking."""
         return math.ceil(len(self.images) / self.global_batch)
 
-    def training(self, start: int, stop: int) -> Iterator[Batch]:
+    def training(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """The batches of the run's steps `start` to `stop` - 1; step s is of epoch s // steps_per_epoch.
 
         Closing the iterator stops its threads: use `contextlib.closing`, so that an error or Ctrl-C does so at once.
@@ -109,7 +109,7 @@ class Loader:
         """
         return self._batches(self._training_plans(start, stop), not self.augmentation.none)
 
-    def evaluation(self) -> Iterator[Batch]:
+    def evaluation(self) -> Generator[Batch, None, None]:
         """Every image once, in order and not augmented; the last batch is filled up with rows of weight 0."""
         return self._batches(self._evaluation_plans(), False)
 
@@ -144,7 +144,7 @@ class Loader:
         ordered(store, range(len(self.images)), self.workers)
         return stored
 
-    def _batches(self, plans: Iterator[_Plan], augmented: bool) -> Iterator[Batch]:
+    def _batches(self, plans: Iterator[_Plan], augmented: bool) -> Generator[Batch, None, None]:
         stored = None if augmented else self._stored
         if stored is not None:
             for plan in plans:

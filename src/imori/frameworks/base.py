@@ -13,15 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from imori.optimizers import Optimizer
 from imori.shapes import Node
+from imori.weights.names import Weights, weight_name
 
 Array: TypeAlias = npt.NDArray[Any]
-Weights: TypeAlias = dict[str, Array]
 Native: TypeAlias = Any
+
+__all__ = ["Array", "Framework", "Native", "Setup", "Step", "Weights", "weight_name"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Step(Protocol):
     """
 
     def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:
-        """images (N, C, H, W), targets (N, classes) summing to 1, sample weights (N,), the rate, and a seed for
+        """Images (N, C, H, W), targets (N, classes) summing to 1, sample weights (N,), the rate, and a seed for
         this step's dropout -> the loss before the step, and the logits (N, classes) that gave it."""
         ...
 
@@ -102,13 +103,3 @@ class Framework(Protocol):
     def prepare(self, native: Native, setup: Setup) -> Step:
         """A training step that changes the model in place."""
         ...
-
-
-def weight_name(path: str, role: str) -> str:
-    """The canonical name of a layer's weight."""
-    return f"{path}.{role}" if path else role
-
-
-def as_images(images: Array, dtype: str | np.dtype[Any]) -> Array:
-    """Contiguous images (N, C, H, W) in `dtype`."""
-    return np.ascontiguousarray(images, dtype=dtype)

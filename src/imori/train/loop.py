@@ -163,7 +163,7 @@ def _key(seed: int, step: int, rank: int) -> int:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C only asks to stop (what is yielded answers whether it did); a second one stops at once."""
+    """Inside, a first Ctrl-C only asks to stop (what is yielded answers whether it did); a second one stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set

@@ -97,24 +97,24 @@ def _start(
     chosen = frameworks.get(recipe.framework)
     recipe = replace(recipe, framework=frameworks.name_of(chosen))
     given = None if start_from is None else read_model(_model_file(start_from))
-    if recipe.model is None:
-        recipe = replace(recipe, model=given[1].model if given and given[1].model else "resnet18")
-        tree = given[1].tree if given else None
-    assert recipe.model is not None
-    run = Run(Path(out) if out else _next_run(recipe.model))
+    name = recipe.model
+    if name is None:
+        name, tree = (given[1].model or "a tree", given[1].tree) if given else ("resnet18", None)
+        recipe = replace(recipe, model=name)
+    run = Run(Path(out) if out else _next_run(name))
     if run.recipe_file.exists():
         raise RunError(f"{run.path} holds a run already; choose another --out, or go on with it by --resume")
     splits = _open(data, recipe, machine)
     classes = tuple(splits.classes)
     recipe = replace(recipe, channels=splits.channels)
     if tree is None:
-        tree = catalogue.model(recipe.model, classes=len(classes), channels=splits.channels, variant=recipe.variant)
+        tree = catalogue.model(name, classes=len(classes), channels=splits.channels, variant=recipe.variant)
     recipe, preprocessing = _preprocessing(recipe, splits, given[1] if given else None)
     shape = (preprocessing.channels, *preprocessing.size)
     root = resolve(tree, shape)
     if root.output != (len(classes),):
         raise RecipeError(
-            f"{recipe.model} ends in {root.output}, and the data have {len(classes)} classes: {', '.join(classes[:10])}"
+            f"{name} ends in {root.output}, and the data have {len(classes)} classes: {', '.join(classes[:10])}"
         )
     recipe = _filled(recipe, root, splits)
     if given:
@@ -127,7 +127,7 @@ def _start(
                 f"{len(splits.train)} photos train this network from nothing; with fewer than {FEW_PHOTOS}, expect"
                 " modest accuracy, and more from more photos or from --weights of a trained model"
             )
-    card = Card(tree, shape, classes, preprocessing.to_data(), model=recipe.model, framework=frameworks.name_of(chosen))
+    card = Card(tree, shape, classes, preprocessing.to_data(), model=name, framework=frameworks.name_of(chosen))
     job = _job(chosen, recipe, root, weights, card, splits, run, machine)
     progress = Progress(fingerprint=_fingerprint(splits))
     run.save_last(weights, job.step.state(), progress, card)
@@ -214,7 +214,7 @@ def _preprocessing(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[
     if given is None:
         mean, std = statistics(splits.train, new)
         new = replace(new, mean=tuple(mean), std=tuple(std))
-    return replace(recipe, size=new.size, resize=kind), new
+    return replace(recipe, size=new.size, resize="crop" if kind == "crop" else "stretch"), new
 
 
 def _filled(recipe: Recipe, root: Node, splits: Splits) -> Recipe:

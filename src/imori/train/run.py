@@ -20,7 +20,7 @@ from typing import Any
 from imori.errors import RunError, WeightsError
 from imori.frameworks.base import Weights
 from imori.train.recipe import FORMAT, Recipe, from_data
-from imori.weights.file import Card, card_of, read_tensors, save_model, save_tensors, written
+from imori.weights.file import Card, card_of, read_card, read_tensors, save_model, save_tensors, written
 
 OPTIMIZER = "optimizer/"
 
@@ -82,8 +82,8 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What model.safetensors says of itself: `val_accuracy`, `val_loss`, `epoch`, and `test_accuracy` at the end."""
-        return dict(card_of(self.model_file, read_tensors(self.model_file)[1]).metrics)
+        """What model.safetensors says of itself: `epoch`, `val_accuracy`, `val_loss`, at the end `test_accuracy`."""
+        return dict(read_card(self.model_file).metrics)
 
     @property
     def history(self) -> list[dict[str, Any]]:
