@@ -33,11 +33,11 @@ ARROWS = {
     "frameworks.*": "errors tree shapes weights optimizers frameworks.base numpy",
     "train": "errors tree shapes weights optimizers catalogue data frameworks frameworks.base numpy",
     "classifier": "errors weights data frameworks frameworks.base train numpy",
-    "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier numpy rich typer",
+    "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier numpy rich",
     "__main__": "cli",
     "imori": "errors shapes weights catalogue frameworks train classifier",
 }
-OWN = {"numpy": {"engine"}}
+OWN = {"numpy": {"engine", "threadpoolctl"}}
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax", "chainer", "onnx", "onnxruntime")
 

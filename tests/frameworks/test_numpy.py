@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 import imori
 from imori import engine, frameworks
@@ -428,3 +429,26 @@ def test_a_batch_norm_of_one_value_is_refused() -> None:
     step = numpy_framework.prepare(build(tree), setup_of(trainable=frozenset({"conv.weight"})))
     with pytest.raises(ImoriError, match=r"a batch of 1 images 2×8×7 leaves it no more; use a larger batch"):
         step(*batch(count=1), 0.1, 0)
+
+
+def blas_threads() -> set[int]:
+    return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize(("filters", "threads"), [(8, 1), (4096, None)], ids=["small", "large"])
+def test_a_small_network_keeps_to_one_thread_of_blas(
+    filters: int, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = Chain(conv1=Conv(filters, 3), pool1=GlobalAvgPool(), fc1=Linear(3))
+    native = frameworks.build(tree, (3, 40, 40), "numpy")
+    before, seen = blas_threads(), set[int]()
+    forward = native.forward
+
+    def spy(images: np.ndarray, training: bool = False) -> np.ndarray:
+        seen.update(blas_threads())
+        return forward(images, training)
+
+    monkeypatch.setattr(native, "forward", spy)
+    frameworks.logits(native, np.random.default_rng(0).standard_normal((1, 3, 9, 8)))
+    assert seen == ({threads} if threads else before)
+    assert blas_threads() == before

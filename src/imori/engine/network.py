@@ -126,7 +126,7 @@ class Network:
 
     `layers` names the layers that have weights. A weight's name is its layer's path, a dot, and its role.
     `check` is called with the images' shape (N, C, H, W) and `training` before anything runs, and raises where they
-    do not fit.
+    do not fit. `threads` is how many threads its products are best shared among; None for all.
     """
 
     def __init__(
@@ -135,8 +135,9 @@ class Network:
         layers: Mapping[str, Layer],
         dtype: str,
         check: Callable[[Shape, bool], None] | None = None,
+        threads: int | None = None,
     ) -> None:
-        self.body, self.layers, self.dtype, self.check = body, dict(layers), dtype, check
+        self.body, self.layers, self.dtype, self.check, self.threads = body, dict(layers), dtype, check, threads
         self.body.plan(False)
 
     @property

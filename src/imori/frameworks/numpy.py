@@ -6,11 +6,13 @@ each weight in place.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from imori import engine as e
 from imori import tree as t
@@ -23,6 +25,11 @@ from imori.weights.names import compare
 DTYPES = ("float32", "float64")
 CHUNK = 2**16
 """How many values of a weight an optimizer's formula is applied to at a time, so that its terms stay in the cache."""
+SMALL = 2**26
+"""Multiply-accumulates of one image. A network of fewer keeps to one of BLAS's threads: its products are so short that
+the threads would wait for each other longer than they work, and many times as long on a machine that is busy."""
+
+_BLAS = ThreadpoolController()
 
 
 def device(name: str) -> str:
@@ -41,7 +48,14 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> e.Network:
         raise TreeError("the root is an Aux, which has no output of its own; put it into a Chain")
     layers: dict[str, e.Layer] = {}
     body = _layer(root, {name: np.array(value, dtype, order="C") for name, value in weights.items()}, layers)
-    return e.Network(body, layers, dtype, _input_check(root))
+    small = sum(node.macs for node in flat(root)) < SMALL
+    return e.Network(body, layers, dtype, _input_check(root), threads=1 if small else None)
+
+
+def _threads(native: e.Network) -> contextlib.AbstractContextManager[Any]:
+    """Inside, BLAS has the threads that are best for the network."""
+    limited: contextlib.AbstractContextManager[Any] = _BLAS.limit(limits=native.threads, user_api="blas")
+    return limited
 
 
 def _layer(node: Node, weights: Weights, named: dict[str, e.Layer]) -> e.Layer:
@@ -174,7 +188,7 @@ def dump(native: e.Network) -> Weights:
 
 def logits(native: e.Network, images: Array) -> Array:
     """Inference on images (N, C, H, W)."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in the logits
+    with _threads(native), np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in the logits
         return np.ascontiguousarray(native.forward(np.asarray(images)))
 
 
@@ -208,7 +222,8 @@ class NumpyStep:
         """The loss before the step, and the logits that gave it. A loss that is not finite changes no weight."""
         dtype = self._native.dtype
         targets, weights = np.asarray(targets, dtype), np.asarray(weights, dtype)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the loss tells
+        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the loss tells
+        with _threads(self._native), quiet:
             self._native.seed(key)
             logits = self._forward(images)
             loss, gradient = _loss(logits, targets, weights)
