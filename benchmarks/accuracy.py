@@ -25,7 +25,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "lenet"): {"epochs": 40, "lr": 0.005, "schedule": "onecycle", "shift": 0.08, "rotate": 10.0},
     ("mnist", "lenet"): {"epochs": 10, "batch_size": 64, "lr": 0.005, "schedule": "onecycle"},
     ("mnist", "resnet_mnist_plain"): {"epochs": 3, "batch_size": 64, "lr": 0.003, "schedule": "onecycle"},
-    ("mnist", "resnet_mnist_bottleneck"): {"epochs": 3, "batch_size": 64, "lr": 0.003, "schedule": "onecycle"},
+    ("mnist", "resnet_mnist_bottleneck"): {"epochs": 2, "batch_size": 64, "lr": 0.003, "schedule": "onecycle"},
 }
 
 
