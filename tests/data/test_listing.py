@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -73,6 +75,22 @@ def test_names_in_any_script(folder) -> None:
     assert found.parts[WHOLE].classes == ("pommes d'été", "Ω", "いもり")
     decomposed = read(folder({"e\u0301te\u0301": 1, "b": 1}, "mac"))
     assert decomposed.parts[WHOLE].classes == ("b", "\u00e9t\u00e9"), "spelled as other systems spell it"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a name be no UTF-8")
+def test_names_that_are_no_text(folder) -> None:
+    root = folder({"cat": 4, "dog": 4})
+    os.rename(root / "cat/0.png", os.fsencode(root) + b"/cat/caf\xe9.png")  # noqa: PTH104
+    splits = open_splits(root)
+    assert splits.test is not None
+    assert len(splits.train) + len(splits.val) + len(splits.test) == 8
+    assert splits.train.fingerprint()
+    os.rename(root / "cat", os.fsencode(root) + b"/caf\xe9")  # noqa: PTH104
+    with pytest.raises(
+        DataError, match=r"the class folder '\S+udce9' has a name that is not in UTF-8; rename it"
+    ) as raised:
+        open_splits(root)
+    assert str(raised.value).encode("utf-8"), "it can be printed"
 
 
 def test_links_are_followed_and_never_for_ever(folder, tmp_path: Path) -> None:

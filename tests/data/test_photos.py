@@ -50,7 +50,6 @@ def grey_of(rgb: np.ndarray) -> np.ndarray:
         ("P", "gif", 60),
         ("CMYK", "jpg", 8),
         ("CMYK", "tif", 0),
-        ("YCbCr", "tif", 4),
     ],
 )
 def test_colour(tmp_path: Path, paint, mode: str, extension: str, within: int) -> None:
@@ -412,6 +411,11 @@ def test_a_damaged_file_opens_or_is_named(tmp_path: Path, paint, extension: str,
             open_photo(path, 3)
     else:
         assert open_photo(path, 3).mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "RGBX", "CMYK", "LAB"])
+def test_an_image_in_memory_of_another_mode(paint, mode: str) -> None:
+    assert close(in_channels(paint().convert(mode), 3), np.asarray(paint()), 8)
 
 
 def test_an_image_in_memory_is_converted_as_a_file_is(paint) -> None:

@@ -114,7 +114,7 @@ def _classes(folder: Path) -> tuple[Part, tuple[str, ...]]:
         found, rest = walk(entry)
         label = unicodedata.normalize("NFC", entry.name)  # macOS may spell "é" in two characters
         if any("\ud800" <= letter <= "\udfff" for letter in label):
-            raise DataError(f"the class folder {entry} has a name that is not in UTF-8; rename it")
+            raise DataError(f"the class folder {str(entry)!r} has a name that is not in UTF-8; rename it")
         photos += [(str(photo), label) for photo in found]
         others += rest
     notes = left_out(others, f"in {folder}, ")
