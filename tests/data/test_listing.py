@@ -70,6 +70,15 @@ def test_what_is_left_out_is_counted(folder) -> None:
     assert "1 file that is no photo was left out: 1 .md" in notes[1]
 
 
+def test_a_class_of_files_that_pillow_cannot_open_says_what_they_are(folder) -> None:
+    root = folder({"cat": 3, "dog": 0})
+    for index in range(2):
+        (root / f"dog/{index}.HEIC").write_bytes(b"?")
+    says = r"class folder dog has no photos \(in \S+, 2 files that are no photos .* 2 \.heic .*\); put photos in"
+    with pytest.raises(DataError, match=says):
+        open_splits(root)
+
+
 def test_names_in_any_script(folder) -> None:
     found = read(folder({"いもり": 1, "pommes d'été": 1, "Ω": 1}, "фото"))
     assert found.parts[WHOLE].classes == ("pommes d'été", "Ω", "いもり")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -64,6 +64,7 @@ def test_interpolations_are_pillows(interpolation: str) -> None:
     more=st.tuples(st.integers(0, 200), st.integers(0, 200)),
     resize=st.sampled_from(["crop", "stretch"]),
 )
+@example(size=(10, 7), share=0.3, more=(0, 0), resize="crop")
 def test_an_image_of_the_least_size_is_not_enlarged(size, share: float, more, resize: str) -> None:
     preprocessing = Preprocessing(size, resize=resize, share=share)
     height, width = (least + extra for least, extra in zip(preprocessing.least, more, strict=True))

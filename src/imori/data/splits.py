@@ -202,7 +202,10 @@ def _check_trainable(read: Listing) -> None:
     shown = {label for _, label in train.photos}
     for name in train.classes:
         if name not in shown:
-            raise DataError(f"{train.place}: the class folder {name} has no photos; put photos in or remove the folder")
+            other = f" ({'; '.join(read.notes)})" if read.notes else ""
+            raise DataError(
+                f"{train.place}: the class folder {name} has no photos{other}; put photos in or remove the folder"
+            )
     for part in read.parts.values():
         check_classes(train.place, train.classes, part.place, part.classes)
 
