@@ -217,8 +217,11 @@ def _pool(found: Mapping[str, Images], path: str | os.PathLike[str]) -> Images:
         raise DataError(f"{path} has the test files but not the training files (train-images, train-labels); add them")
     for name, count in zip(pool.classes, pool.counts(), strict=True):
         if not count:
-            bad = f"{pool.skipped[0].path}: {pool.skipped[0].reason}"
-            raise DataError(f"no photo of the class {name} can be used (of {path}, first {bad}); put good photos in")
+            left, first = len(pool.skipped), pool.skipped[0]
+            raise DataError(
+                f"no photo of the class {name} can be used: of {path}, {left} photos were left out, the first "
+                f"{first.path}: {first.reason}; put good photos in or remove the class"
+            )
     return pool
 
 
