@@ -15,6 +15,7 @@ from imori import frameworks
 from imori.errors import ImoriError, TreeError, WeightsError
 from imori.frameworks import torch as framework
 from imori.frameworks.torch.layers import Combinator, head_weights
+from imori.frameworks.torch.weights import as_images
 from imori.shapes import Shape, resolve
 from imori.tree import (
     RESERVED,
@@ -282,6 +283,23 @@ def test_any_memory_layout_does() -> None:
     for name, value in imori.dump_weights(native).items():
         assert value.flags.c_contiguous
         np.testing.assert_array_equal(value, weights[name])
+
+
+def test_narrow_convolutions_get_images_channels_last() -> None:
+    for tree, dtype, expected in (
+        (NET, "float32", True),
+        (NET, "float64", False),
+        (Chain(conv=Conv(200, 2), wide=Conv(2, 3), wide2=Conv(2, 24), pool=GlobalAvgPool()), "float32", False),
+        (Chain(flatten=Flatten(), fc=Linear(3)), "float32", False),
+    ):
+        native = imori.build(tree, (2, 30, 31), "torch", dtype=dtype)
+        images = random_images((2, 30, 31))
+        batch = as_images(images, native)
+        assert batch.is_contiguous(memory_format=torch.channels_last) == expected
+        assert batch.is_contiguous() != expected
+        np.testing.assert_array_equal(batch.numpy(), images.astype(dtype))
+    flat = imori.build(Linear(3), (5,), "torch")
+    assert imori.logits(flat, np.random.default_rng(0).standard_normal((2, 5))).shape == (2, 3)
 
 
 @pytest.mark.slow

@@ -158,6 +158,11 @@ CASES: dict[str, tuple[Tree, Shape, Callable[[Tensor, Tensors], Tensor]]] = {
     "batchnorm-flat": (BatchNorm(eps=0.01), FLAT, lambda x, w: batch_norm(x, w, 0.01, (0,))),
     "max": (MaxPool(3, 2, pad=1), MAP, lambda x, w: pooled(x, largest, (3, 3), (2, 2), (1, 1, 1, 1))),
     "max-wide-pad": (MaxPool(3, 1, pad=2), MAP, lambda x, w: pooled(x, largest, (3, 3), (1, 1), (2, 2, 2, 2))),
+    "max-tall-pad": (
+        MaxPool((3, 4), 1, pad=(2, 1)),
+        MAP,
+        lambda x, w: pooled(x, largest, (3, 4), (1, 1), (2, 2, 1, 1)),
+    ),
     "max-asymmetric": (
         MaxPool((2, 3), (1, 2), pad=(1, 0, 0, 2)),
         MAP,
@@ -185,6 +190,11 @@ CASES: dict[str, tuple[Tree, Shape, Callable[[Tensor, Tensors], Tensor]]] = {
         AvgPool(3, 2, pad=(0, 2, 1, 0)),
         MAP,
         lambda x, w: pooled(F.pad(x, (1, 0, 0, 2)), mean, (3, 3), (2, 2), (0, 0, 0, 0)),
+    ),
+    "average-counted-tall-pad": (
+        AvgPool((3, 4), 1, pad=(2, 1)),
+        MAP,
+        lambda x, w: pooled(F.pad(x, (1, 1, 2, 2)), mean, (3, 4), (1, 1), (0, 0, 0, 0)),
     ),
     "average-same": (AvgPool(3, 2, pad="same"), MAP, lambda x, w: pooled(x, mean, (3, 3), (2, 2), (1, 1, 0, 1))),
     # What ceil adds is never counted, the written padding is.

@@ -273,15 +273,17 @@ def test_any_memory_layout_trains_alike() -> None:
     tree = Chain(
         conv=Conv(6, 3, bias=False), bn=BatchNorm(), relu=ReLU(), conv2=Conv(5, 2), flatten=Flatten(), fc=Linear(3)
     )
-    usual, other = build(tree), build(tree)
-    other.to(memory_format=torch.channels_last)
-    for native in (usual, other):
+    after = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        native = build(tree).to(memory_format=layout)
         step = prepare(native, Adam())
         for key in range(3):
             step(*batch(key), 0.05, key)
             step.restore(step.state())
-    for name, value in imori.dump_weights(usual).items():
-        np.testing.assert_allclose(imori.dump_weights(other)[name], value, rtol=1e-8, atol=1e-10)
+        after.append({**imori.dump_weights(native), **step.state()})
+    usual, other = after
+    for name, value in usual.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-8, atol=1e-10, err_msg=name)
 
 
 def test_float32_follows_float64() -> None:

@@ -16,7 +16,7 @@ from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, Setup, Weights
 from imori.frameworks.torch.layers import InputCheck, module_of
 from imori.frameworks.torch.step import TorchStep
-from imori.frameworks.torch.weights import as_array, canonical, exact, place, tensors, unwrapped
+from imori.frameworks.torch.weights import as_array, as_images, canonical, exact, tensors, unwrapped
 from imori.shapes import Node
 from imori.weights.names import compare
 
@@ -81,12 +81,12 @@ def dump(native: nn.Module) -> Weights:
 
 def logits(native: nn.Module, images: Array) -> Array:
     """Inference on images (N, C, H, W) -> (N, classes); the mode of every submodule is left as it was."""
-    device, dtype = place(native)
+    batch = as_images(images, native)
     modes = [(module, module.training) for module in native.modules()]
     native.eval()
     try:
         with torch.inference_mode(), exact():
-            return as_array(native(torch.tensor(images, dtype=dtype, device=device)))
+            return as_array(native(batch))
     finally:
         for module, mode in modes:
             module.training = mode

@@ -16,7 +16,7 @@ from imori import optimizers as o
 from imori.errors import ImoriError
 from imori.frameworks.base import Array, Setup, Weights
 from imori.frameworks.torch.layers import head_weights, times
-from imori.frameworks.torch.weights import as_array, exact, place, tensors, unwrapped
+from imori.frameworks.torch.weights import as_array, as_images, exact, place, tensors, unwrapped
 from imori.shapes import Shape
 from imori.weights.names import compare
 
@@ -29,7 +29,7 @@ class TorchStep:
 
     def __init__(self, native: nn.Module, setup: Setup) -> None:
         self._native, self._clip = native, setup.clip
-        self._device, self._dtype = place(native)
+        self._device, _ = place(native)
         _check(native, setup)
         modules = dict(unwrapped(native).named_modules())
         self._frozen = [modules[path] for path in sorted(setup.frozen)]
@@ -51,7 +51,8 @@ class TorchStep:
 
         ImoriError where a batch norm gets a single value a channel.
         """
-        x, soft, importance = self._images(images), self._tensor(targets), self._tensor(weights)
+        x = as_images(images, self._native)
+        soft, importance = (torch.tensor(a, dtype=x.dtype, device=x.device) for a in (targets, weights))
         self._native.train()
         for module in self._frozen:
             module.eval()
@@ -76,15 +77,6 @@ class TorchStep:
             group["lr"] = rate * group["multiplier"]
         self._optimizer.step()
         self._time += 1
-
-    def _tensor(self, array: Array) -> Tensor:
-        return torch.tensor(array, dtype=self._dtype, device=self._device)
-
-    def _images(self, images: Array) -> Tensor:
-        """(N, C, H, W); in float32 on a CPU they lie channels last in memory, where most networks train faster."""
-        if images.ndim == 4 and self._device.type == "cpu" and self._dtype == torch.float32:
-            return self._tensor(images.transpose(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self._tensor(images)
 
     def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from imori.frameworks.base import Array, weight_name
+
+FEW = 1100
+"""Products that a value of a convolution's output sums: 1152 are 128 channels under a 3×3 kernel."""
 
 _ROLES = {"running_mean": "mean", "running_var": "var"}
 
@@ -42,6 +46,28 @@ def place(native: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Where the module computes, and in what; without weights, on the CPU in float32."""
     first = next(native.parameters(), torch.empty(0))
     return first.device, first.dtype
+
+
+def channels_last(native: nn.Module) -> bool:
+    """Whether the images should lie channels last in memory: what is fastest, and changes no result but by rounding.
+
+    So it is on a CPU, in float32, where half of the convolutions or more sum few products. A step's time then, beside
+    its time in torch's usual layout (torch 2.13 with oneDNN, one core of a Sapphire Rapids): resnet50 at 64 px 0.72,
+    resnet_mnist_plain 0.78, lenet 0.83. Of those that stay in the usual layout, it would be: alexnet 1.04, resnet18 at
+    32 px 1.15, vgg16_bn at 64 px 1.21.
+    """
+    device, dtype = place(native)
+    products = [module.weight[0].numel() for module in native.modules() if isinstance(module, nn.Conv2d)]
+    return device.type == "cpu" and dtype == torch.float32 and bool(products) and statistics.median(products) < FEW
+
+
+def as_images(images: Array, native: nn.Module) -> Tensor:
+    """A batch (N, C, H, W) for the module: a copy."""
+    device, dtype = place(native)
+    batch = torch.tensor(images, dtype=dtype, device=device)
+    if batch.ndim != 4 or not channels_last(native):
+        return batch
+    return torch.empty(batch.shape, dtype=dtype, memory_format=torch.channels_last).copy_(batch)
 
 
 @contextlib.contextmanager
