@@ -163,6 +163,11 @@ CASES: dict[str, tuple[Tree, Shape, Callable[[Tensor, Tensors], Tensor]]] = {
         MAP,
         lambda x, w: pooled(x, largest, (3, 4), (1, 1), (2, 2, 1, 1)),
     ),
+    "max-broad-pad": (
+        MaxPool((4, 3), 1, pad=(1, 2)),
+        MAP,
+        lambda x, w: pooled(x, largest, (4, 3), (1, 1), (1, 1, 2, 2)),
+    ),
     "max-asymmetric": (
         MaxPool((2, 3), (1, 2), pad=(1, 0, 0, 2)),
         MAP,
