@@ -1,6 +1,7 @@
 """What the command line prints on a terminal, in a pipe, and in a locale of few letters: in fresh processes."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -141,7 +142,7 @@ def test_a_locale_without_letters(process, arguments: tuple[str, ...]) -> None:
 
 
 def test_names_in_any_letters(process, tmp_path: Path) -> None:
-    save_noise(tmp_path / "写真" / "猫", tmp_path / "写真" / "犬")
+    save_noise(tmp_path / "写真" / "猫", tmp_path / "写真" / "café")
     flags = ("--model", "lenet", "--framework", "numpy", "--iterations", 1, "--out", tmp_path / "run")
     answer = process("train", tmp_path / "写真", *flags)
     assert answer.code == 0, answer.err
@@ -150,6 +151,7 @@ def test_names_in_any_letters(process, tmp_path: Path) -> None:
             answer = process("predict", tmp_path / "run", tmp_path / "写真", "--format", form, environment=locale)
             assert answer.code == 0, answer.err
             assert name in answer.out
+        assert {one["class"] for one in json.loads(answer.out)[0]["top"]} == {"猫", "café"}
         answer = process("test", tmp_path / "run", tmp_path / "写真", environment=locale)
         assert answer.code == 0, answer.err
         assert name in answer.out
