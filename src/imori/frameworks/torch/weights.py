@@ -52,7 +52,7 @@ def channels_last(native: nn.Module) -> bool:
     """Whether the images should lie channels last in memory: what is fastest, and changes no result but by rounding.
 
     So it is on a CPU, in float32, where half of the convolutions or more sum few products. A step's time then, beside
-    its time in torch's usual layout (torch 2.13 with oneDNN, one core of a Sapphire Rapids): resnet50 at 64 px 0.72,
+    its time in torch's usual layout (torch 2.13 with oneDNN, one core of an AMD EPYC): resnet50 at 64 px 0.72,
     resnet_mnist_plain 0.78, lenet 0.83. Of those that stay in the usual layout, it would be: alexnet 1.04, resnet18 at
     32 px 1.15, vgg16_bn at 64 px 1.21.
     """
