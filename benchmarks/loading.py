@@ -145,7 +145,7 @@ def main() -> None:
         compare(loaders(images, augmentation, workers), rounds, what)
     with tempfile.TemporaryDirectory() as place:
         paths = large_photos(Path(place))
-        turns = {
+        turns: dict[str, Callable[[], int]] = {
             "decoded as small as is needed": functools.partial(open_all, paths, USUAL.least),
             "decoded whole": functools.partial(open_all, paths, None),
         }
