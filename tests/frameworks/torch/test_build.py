@@ -217,6 +217,8 @@ def test_another_size_is_refused_where_a_layer_depends_on_it() -> None:
     for dtype in ("float32", "float64"):
         with pytest.raises(TreeError, match=r"in a batch, and gets 6×7"):
             imori.logits(build(dtype=dtype), random_images()[0])
+    with pytest.raises(TreeError, match=r"Flatten binds it"):
+        imori.logits(imori.build(Flatten(), SHAPE, "torch"), random_images((2, 5, 7)))
     free = build(Chain(conv=Conv(4, 3), pool=GlobalAvgPool(), fc=Linear(3)))
     assert imori.logits(free, random_images((2, 9, 4))).shape == (3, 3)
 

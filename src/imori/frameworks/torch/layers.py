@@ -293,9 +293,9 @@ class InputCheck:
 
     def __init__(self, root: Node) -> None:
         self.shape = root.input
-        sized = [node for node in flat(root) if node.sized]
+        sized = [(node.path or type(node.layer).__name__, node.training_only) for node in flat(root) if node.sized]
         self.bound = {
-            training: next((node.path for node in sized if training or not node.training_only), None)
+            training: next((path for path, in_head in sized if training or not in_head), None)
             for training in (False, True)
         }
 
