@@ -62,6 +62,16 @@ def test_training_test_and_prediction_see_the_same_pixels(run: Path, photos: Pat
     assert score.to_data()["per_class"][0]["name"] == "dark"
 
 
+def test_photos_that_were_trained_on_are_known_however_their_path_is_written(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    seen = imori.load(run).score(photos).seen
+    assert seen > 0
+    assert imori.load(run).score(photos.name).seen == seen
+    assert imori.load(run).score(photos / "dark" / "..").seen == seen
+
+
 def test_a_bad_photo_is_answered_by_its_reason_or_stops_when_strict(run: Path, photos: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes((photos / "dark" / "0.jpg").read_bytes()[:300])

@@ -278,3 +278,7 @@ def test_a_network_with_other_classes_than_the_data(command, photos, tmp_path: P
     command("train", folder, "--model", f"{tmp_path / 'my_net.py'}:net", "--framework", "numpy").refuses(
         "5", "2 classes: cat, dog"
     )
+
+
+def test_an_empty_path_is_not_the_working_directory(refused, command, tmp_path: Path) -> None:
+    refused("", "no data to train on")

@@ -226,3 +226,10 @@ def test_lines_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     report.epoch(ROW)
     said = capsys.readouterr().out
     assert said == f"note: a photo was left out\n{epoch_line(ROW, 450)}\n"
+
+
+@pytest.mark.parametrize("words", [("models",), ("show", "lenet")], ids=lambda words: words[0])
+def test_a_closed_output_is_no_traceback(words: tuple[str, ...]) -> None:
+    command = f"exec {sys.executable} -m imori {' '.join(words)} >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -187,7 +187,7 @@ class Classifier:
             per_class(tally.confusion, self.classes),
             tally.confusion,
             tuple(images.skipped),
-            sum(name in trained_on for name in images.names),
+            sum(os.path.realpath(name) in trained_on for name in images.names),
         )
 
 

@@ -349,3 +349,24 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
             writer.kill()
         tensors, metadata = weights_file.read_tensors(path)
         assert set(tensors["a"].tolist()) == {int(metadata["value"])}
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    weights = some_weights()
+    next(iter(weights.values())).flat[0] = np.nan
+    save_model(path, weights, CARD)
+    with pytest.raises(WeightsError, match=rf"{next(iter(weights))} holds values that are not finite"):
+        read_model(path)
+
+
+def test_a_model_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    save_model(tmp_path / "model.safetensors", some_weights(), CARD)
+    assert (tmp_path / "model.safetensors").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_run_stands_for_its_model_file(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", some_weights(), CARD)
+    assert read_weights(tmp_path, CARD.tree).keys() == some_weights().keys()

@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done. 2: an error in what was asked or given, said in one line on stderr. 130: stopped by Ctrl-C.
     """
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (None where the shell has closed it)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

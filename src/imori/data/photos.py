@@ -133,6 +133,8 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     """
     found: dict[str, None] = {}
     for given in paths:
+        if not os.fspath(given):
+            raise DataError("the path of a photo is empty; give photos, folders or patterns like *.jpg")
         path = Path(given).expanduser()
         matches = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
         if not matches:

@@ -163,6 +163,8 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _path(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise DataError("the path of the data is empty; name a folder of photos, a list, or digits")
     return Path(path).expanduser()
 
 

@@ -69,7 +69,7 @@ def train(
         if data is not None or model is not None or out or recipe or weights or choices:
             raise RecipeError("--resume goes on with a run as it was started; give it no data and no other choices")
         return _resume(find_run(resume), machine)
-    if data is None:
+    if data is None or not str(data):
         raise RecipeError('there are no data to train on; name a folder of photos, or "digits"')
     wanted = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe or Recipe()
     tree = None if model is None or isinstance(model, str) else model
@@ -318,7 +318,7 @@ def _parts(splits: Splits) -> Iterator[tuple[str, str, str]]:
     for part, images in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
         if images is not None:
             for name, label in zip(images.names, images.labels, strict=True):
-                yield name, splits.classes[label], part
+                yield os.path.abspath(name) if isinstance(images, PhotoFiles) else name, splits.classes[label], part
 
 
 def _fingerprint(splits: Splits) -> str:

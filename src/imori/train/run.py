@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -115,10 +116,10 @@ class Run:
             partial.unlink()
 
     def trained_on(self) -> set[str]:
-        """The names of the images that the run trained on; empty where it keeps no list."""
+        """The real paths of the images that the run trained on; empty where it keeps no list."""
         try:
             with open(self.path / "split.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                return {row["path"] for row in csv.DictReader(file) if row["part"] == "train"}
+                return {os.path.realpath(row["path"]) for row in csv.DictReader(file) if row["part"] == "train"}
         except (OSError, KeyError):
             return set()
 

@@ -56,9 +56,12 @@ def written(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        mode = beside.stat().st_mode  # as the user's umask has it; some writers make files private
         yield beside
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
+        beside.chmod(mode)
         beside.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} could not be written: {error}; free some space or choose another place") from error
@@ -117,7 +120,7 @@ def read_card(path: str | Path) -> Card:
 
 
 def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: Shape | None = None) -> Weights:
-    """The weights of a file under our canonical names, for `tree`, each checked by name and shape.
+    """The weights of a file or a run under our canonical names, for `tree`, each checked by name and shape.
 
     `source` says who wrote the file; "imori" reads our own model.safetensors. `shape` is the input (C, H, W), the
     file's own unless given. WeightsError lists what is missing, unexpected or misshaped.
@@ -125,6 +128,7 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
     if source not in SOURCES:
         raise NameUnknown(f"there is no source {source!r} of weights; there are {', '.join(SOURCES)}")
     path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
     weights, metadata = read_tensors(path)
     return _fitting(weights, resolve(tree, shape or card_of(path, metadata).input), path)
 
@@ -132,6 +136,11 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
 def _fitting(weights: Weights, root: Node, path: Path) -> Weights:
     """Checked, and in the order in which the layers run; a file's order is that of the names."""
     check(weights, root, str(path))
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
+            raise WeightsError(
+                f"{path}: {name} holds values that are not finite; training went astray, or it is damaged"
+            )
     return {name: weights[name] for name in shapes_of(root)}
 
 
