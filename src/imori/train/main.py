@@ -318,7 +318,7 @@ def _parts(splits: Splits) -> Iterator[tuple[str, str, str]]:
     for part, images in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
         if images is not None:
             for name, label in zip(images.names, images.labels, strict=True):
-                yield os.path.abspath(name) if isinstance(images, PhotoFiles) else name, splits.classes[label], part
+                yield str(Path(name).absolute()) if isinstance(images, PhotoFiles) else name, splits.classes[label], part
 
 
 def _fingerprint(splits: Splits) -> str:
