@@ -120,7 +120,8 @@ def test_a_resume_takes_no_other_choices(tmp_path: Path) -> None:
         imori.train(resume=tmp_path, epochs=3)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     run = Run(tmp_path / "run")
     net = tmp_path / "net.json"
     net.write_text(t.to_json(NET))
@@ -128,7 +129,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     while not run.recipe_file.exists():
         time.sleep(0.005)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert f"go on by: imori train --resume {run.path}" in error.decode()
     assert 0 < check_files(run) < 4 * 81

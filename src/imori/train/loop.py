@@ -163,7 +163,10 @@ def _key(seed: int, step: int, rank: int) -> int:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Inside, a first Ctrl-C only asks to stop (what is yielded answers whether it did); a second one stops at once."""
+    """Inside, a first Ctrl-C (or the system's SIGTERM) only asks to stop, and a second one stops at once.
+
+    What is yielded answers whether it was asked.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
@@ -174,8 +177,9 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.set()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

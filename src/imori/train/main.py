@@ -317,8 +317,9 @@ def _class_weights(recipe: Recipe, splits: Splits) -> npt.NDArray[np.floating[An
 def _parts(splits: Splits) -> Iterator[tuple[str, str, str]]:
     for part, images in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
         if images is not None:
+            files = isinstance(images, PhotoFiles)
             for name, label in zip(images.names, images.labels, strict=True):
-                yield str(Path(name).absolute()) if isinstance(images, PhotoFiles) else name, splits.classes[label], part
+                yield str(Path(name).absolute()) if files else name, splits.classes[label], part
 
 
 def _fingerprint(splits: Splits) -> str:
