@@ -161,7 +161,7 @@ def _own_module(path: str) -> ModuleType:
 def _own_tree(name: str, classes: int) -> Tree:
     path, function = _split(name)
     if not function:
-        raise NameUnknown(f"{name} names no function; write {name}:function, for one in it that returns a tree")
+        raise NameUnknown(f"{name} names no function; write {path}:function, for one in it that returns a tree")
     module = _own_module(path)
     make = getattr(module, function, None)
     if not inspect.isfunction(make):

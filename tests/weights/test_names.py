@@ -170,3 +170,9 @@ def test_a_seed_is_a_whole_number(seed: object) -> None:
 
 def test_the_public_name_is_this() -> None:
     assert imori.initial_weights is initial_weights
+
+
+@pytest.mark.parametrize("given", [[1], "runs/a", {"conv1.weight": None}], ids=["list", "path", "none"])
+def test_what_is_no_dictionary_of_arrays_is_refused(given: object) -> None:
+    with pytest.raises(WeightsError, match=r"dictionary of NumPy arrays.*imori\.read_weights"):
+        imori.build(NET, SHAPE, "numpy", weights=given)

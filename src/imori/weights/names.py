@@ -33,6 +33,11 @@ def check(weights: Weights, root: Node, source: str = "these weights") -> None:
 
 def compare(weights: Weights, expected: Mapping[str, Shape], source: str = "these weights") -> None:
     """WeightsError unless `weights` hold exactly the `expected` names and shapes."""
+    if not _are_arrays(weights):
+        raise WeightsError(
+            f"{source} must be a dictionary of NumPy arrays by name; imori.read_weights makes one of a file, and"
+            " imori.dump_weights of a model"
+        )
     missing = [name for name in expected if name not in weights]
     unexpected = [name for name in weights if name not in expected]
     misshaped = [
@@ -50,6 +55,10 @@ def compare(weights: Weights, expected: Mapping[str, Shape], source: str = "thes
             f"{source} do not fit this network; {'; '.join(problems)}. Use weights of the same model, variant and"
             " number of classes and channels"
         )
+
+
+def _are_arrays(given: object) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(value, (np.ndarray, np.generic)) for value in given.values())
 
 
 def _show(shape: Shape) -> str:
