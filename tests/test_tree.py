@@ -32,6 +32,7 @@ from imori.tree import (
     MaxPool,
     PadChannels,
     ReLU,
+    Select,
     Sigmoid,
     Softmax,
     Subsample,
@@ -70,6 +71,7 @@ layers = st.one_of(
     st.builds(Dropout, drop=st.floats(0, 0.9)),
     st.builds(Subsample, stride=pairs),
     st.builds(PadChannels, out=sizes),
+    st.builds(Select, channels=st.lists(st.integers(0, 9), min_size=1, unique=True).map(tuple)),
     st.sampled_from([GlobalAvgPool(), Flatten(), Sigmoid(), Tanh(), Softmax(), Identity()]),
 )
 segments = st.none() | st.sampled_from(["conv1", "self", "body", "x_9", "40", "41"])
@@ -116,7 +118,8 @@ def test_every_layer_has_a_path_of_its_own_and_a_row(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_json_holds_every_field_with_defaults(kind: type[Tree]) -> None:
+    required: dict[str, Any] = {"out": 4, "kernel": 3, "size": 3, "stride": 2, "channels": (1, 0)}
+    required |= {"head": Linear(2), "children": ()}
     required: dict[str, Any] = {"out": 4, "kernel": 3, "size": 3, "stride": 2, "head": Linear(2), "children": ()}
     made = Chain(Linear(2)) if kind in (Chain, Sum, Concat) else None
     if made is None:
@@ -188,6 +191,8 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: Dropout(float("inf")), "Dropout: drop is inf"),
     (lambda: ReLU(max=0), "ReLU: max is 0; it must be None or a number above 0"),
     (lambda: LeakyReLU("a"), "LeakyReLU: slope is 'a'; it must be a number"),
+    (lambda: Select((0, 0)), r"Select: channels is \(0, 0\); it must be a tuple of different whole numbers"),
+    (lambda: Select(()), r"Select: channels is \(\); it must be"),
     (lambda: Aux(ReLU, 0.3), "Aux: head is <class .*>; it must be a layer or a combinator"),
     (lambda: Aux(Linear(2), -1), "Aux: weight is -1; it must be a number from 0"),
     (lambda: Chain(), r"Chain has no children; use Identity\(\)"),

@@ -301,6 +301,10 @@ def _layer(layer: t.Layer, where: str, flow: _Flow) -> tuple[_Flow, Window]:
                     f"{where}: PadChannels({out}) cannot shrink {channels} channels; use at least that many"
                 )
             return replace(flow, shape=(out, *size)), Window()
+        case t.Select(numbers):
+            if max(numbers) >= channels:
+                raise TreeError(f"{where}: there is no channel {max(numbers)} among {channels}; they count from 0")
+            return replace(flow, shape=(len(numbers), *size)), Window()
         case (
             t.BatchNorm() | t.LRN() | t.ReLU() | t.LeakyReLU() | t.Sigmoid() | t.Tanh() | t.Softmax()
             | t.Dropout() | t.Identity() | t.Flatten()

@@ -285,6 +285,13 @@ class PadChannels(_Node):
     out: int
 
 
+@dataclass(frozen=True, repr=False)
+class Select(_Node):
+    """The channels of these numbers (from 0), in this order: what a filter that does not see every map is given."""
+
+    channels: tuple[int, ...]
+
+
 # --- combinators -----------------------------------------------------------------------------------------------------
 
 
@@ -381,7 +388,7 @@ class Aux(_Node):
 Layer: TypeAlias = (
     Conv | Depthwise | ConvTranspose | Linear | BatchNorm
     | MaxPool | AvgPool | AdaptiveAvgPool | GlobalAvgPool | Flatten | LRN
-    | ReLU | LeakyReLU | Sigmoid | Tanh | Softmax | Dropout | Identity | Subsample | PadChannels
+    | ReLU | LeakyReLU | Sigmoid | Tanh | Softmax | Dropout | Identity | Subsample | PadChannels | Select
 )  # fmt: skip
 Tree: TypeAlias = Layer | Chain | Sum | Concat | Aux
 KINDS: dict[str, type[Tree]] = {kind.__name__: kind for kind in get_args(Tree)}
@@ -445,6 +452,12 @@ def _odd(value: Any) -> int:
     return int(value)
 
 
+def _places(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)) or not value or len(set(map(repr, value))) < len(value):
+        raise ValueError("a tuple of different whole numbers from 0, one at least")
+    return tuple(_whole(part, 0) for part in value)
+
+
 _CHECKS: dict[str, Any] = {
     "out": lambda value: _whole(value, 1),
     "groups": lambda value: _whole(value, 1),
@@ -456,6 +469,7 @@ _CHECKS: dict[str, Any] = {
     "pad": _pad,
     "AdaptiveAvgPool.size": lambda value: _sizes(value, 1),
     "LRN.size": _odd,
+    "Select.channels": _places,
     "bias": _flag,
     "ceil": _flag,
     "count_include_pad": _flag,

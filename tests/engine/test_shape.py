@@ -12,6 +12,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "flatten": (e.Flatten(), lambda x: x.flatten(1)),
     "subsample": (e.Subsample((2, 3)), lambda x: x[:, :, ::2, ::3]),
     "pad-channels": (e.PadChannels(5), lambda x: F.pad(x, (0, 0, 0, 0, 0, 2))),
+    "select": (e.Select((2, 0)), lambda x: x[:, [2, 0]]),
     "pad-nothing": (e.PadChannels(3), lambda x: x * 1),
 }
 

@@ -29,6 +29,7 @@ from imori.tree import (
     MaxPool,
     PadChannels,
     ReLU,
+    Select,
     Sigmoid,
     Softmax,
     Subsample,
@@ -52,6 +53,7 @@ ZOO = Chain(
         pooled=Chain(pool=MaxPool(3, 1, pad=2), conv=Conv(2, (5, 5), pad=1, bias=False)),
         averaged=AvgPool((3, 5), 1, pad=(1, 2), count_include_pad=False),
     ),
+    seen=Select((16, *range(15))),
     lrn=LRN(size=3, alpha=0.5, beta=0.6, k=1.5),
     aux1=Aux(Chain(pool=AvgPool(4, 3, ceil=True), flatten=Flatten(), fc=Linear(CLASSES)), 0.4),
     down=Sum(

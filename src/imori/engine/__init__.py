@@ -20,7 +20,7 @@ from imori.engine.loss import SoftmaxWithLoss
 from imori.engine.network import Aux, Chain, Concat, Network, Sum, every
 from imori.engine.norm import LRN, BatchNorm, SingleValueError
 from imori.engine.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
-from imori.engine.shape import Flatten, Identity, PadChannels, Subsample
+from imori.engine.shape import Flatten, Identity, PadChannels, Select, Subsample
 
 __all__ = [
     "LRN",
@@ -44,6 +44,7 @@ __all__ = [
     "Network",
     "PadChannels",
     "ReLU",
+    "Select",
     "Sigmoid",
     "SingleValueError",
     "Softmax",

@@ -77,3 +77,23 @@ class PadChannels(Layer):
         """dy of the channels that were there."""
         (channels,) = self.recall()
         return dy[:channels]
+
+
+class Select(Layer):
+    """Some of the channels, in the order given."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels = list(channels)
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """x[channels]."""
+        self.keep(training, x.shape)
+        return x[self.channels]
+
+    def backward(self, dy: Array) -> Array:
+        """dy where a channel was taken, 0 elsewhere."""
+        (shape,) = self.recall()
+        dx = np.zeros(shape, dy.dtype)
+        dx[self.channels] = dy
+        return dx

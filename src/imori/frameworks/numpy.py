@@ -122,6 +122,8 @@ def _made(node: Node, children: list[e.Layer], own: Weights) -> e.Layer:
             return e.Subsample(resolved.stride)
         case t.PadChannels(out):
             return e.PadChannels(out)
+        case t.Select(channels):
+            return e.Select(channels)
         case _:
             assert_never(layer)
 

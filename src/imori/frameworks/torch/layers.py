@@ -65,6 +65,8 @@ def module_of(node: Node) -> nn.Module:
             return Subsample(window.stride)
         case t.PadChannels(out):
             return PadChannels(out - channels)
+        case t.Select(numbers):
+            return Select(numbers)
         case _:
             assert_never(layer)
 
@@ -214,6 +216,22 @@ class PadChannels(nn.Module):
     def extra_repr(self) -> str:
         """What print shows."""
         return f"more={self.more}"
+
+
+class Select(nn.Module):
+    """Some of the channels, in the order given."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels = list(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, len(channels), H, W)."""
+        return x[:, self.channels]
+
+    def extra_repr(self) -> str:
+        """What print shows."""
+        return f"channels={self.channels}"
 
 
 # --- combinators -----------------------------------------------------------------------------------------------------
