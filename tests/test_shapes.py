@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 
 from imori import tree as t
 from imori.errors import TreeError
-from imori.shapes import MAX_SIDE, MAX_VALUES, MAX_WEIGHTS, Node, Shape, flat, resolve, summary, walk
+from imori.shapes import (
+    MAX_COLUMNS,
+    MAX_FIELD,
+    MAX_KERNEL,
+    MAX_SIDE,
+    MAX_VALUES,
+    MAX_WEIGHTS,
+    Node,
+    Shape,
+    flat,
+    resolve,
+    summary,
+    walk,
+)
 from imori.tree import (
     LRN,
     AdaptiveAvgPool,
@@ -450,13 +463,28 @@ HUGE: list[tuple[Tree, Shape, str]] = [
     (ReLU(), (1, MAX_SIDE + 1, 1), f"the input: .* is too large; the most is {MAX_SIDE} rows or columns"),
     (ReLU(), (2**20, 2**10, 2**10), f"the input: .* is too large; .* {MAX_VALUES} values"),
     (AvgPool(BIG, 1, BIG - 1), (1, 8, 8), r"AvgPool: 1×\d+×\d+ .* is too large"),
-    (Chain(a=ConvTranspose(1, 1, BIG), b=AvgPool(1)), (1, 8, 8), "a: .* is too large"),
+    (Chain(a=ConvTranspose(1, 1, BIG), b=AvgPool(1)), (1, 8, 8), "a, .* is too large"),
     (Chain(a=AdaptiveAvgPool(BIG)), (1, 8, 8), "a: .* is too large"),
     (Conv(BIG, 1), (1, 60_000, 60_000), "Conv: .* is too large"),
     (Chain(a=Conv(1, 1), b=PadChannels(BIG)), (1, 6_000, 6_000), "b: .* is too large"),
     (Chain(f=Flatten(), a=Linear(2**20)), (3, 224, 224), f"weights, and the most is {MAX_WEIGHTS}; a alone has"),
     (Chain(*[Linear(2**15)] * 9), (2**15,), f"9663971328 weights, and the most is {MAX_WEIGHTS}; 0 alone has"),
-    (Conv(2**10, 2**13, pad=2**12), (3, 8, 8), "weights, and the most is"),
+    (Conv(2**12, 2**11, pad=2**10), (3, 8, 8), "weights, and the most is"),
+    (Chain(a=Conv(1, (2**20, 1), pad=(2**19, 0))), (1, 8, 8), "a, its input padded: 1×1048584×8 .* is too large"),
+    (Chain(a=MaxPool(2**20, 1, 2**19)), (1, 8, 8), f"a, its input padded: .* the most is {MAX_SIDE} rows"),
+    (Chain(a=Depthwise((1, 2**20), pad="same")), (1, 8, 8), "a, its input padded: 1×8×1048583 .* is too large"),
+    (Conv(1, 2, 2**16, pad=2**15), (2, 8, 8), f"padded: 2×65544×65544 .*, {MAX_VALUES} values"),
+    (
+        Chain(a=AvgPool(2**13, 1, 2**12)),
+        (1, 8, 8),
+        f"a: a kernel of 8192×8192 holds 67108864 .* is {MAX_KERNEL}; use a",
+    ),
+    (Chain(a=Depthwise(2**11, pad=2**10)), (2**8, 64, 64), f"a: a kernel of 2048×2048 .* 256×65×65 .* {MAX_COLUMNS}"),
+    (Chain(a=Depthwise(1, multiplier=BIG)), (2, 64, 64), "a: 33554432×64×64 .* is too large"),
+    (Chain(a=ConvTranspose(1, 2**18, pad=2**17)), (1, 8, 8), "a, its output before it is cropped: 1×262151×262151"),
+    (Chain(a=ConvTranspose(2**8, 2**11, pad=2**10)), (1, 8, 8), f"a: a kernel of 2048×2048 .* is {MAX_COLUMNS}"),
+    (Chain(a=LRN(2**24 - 1)), (1, 224, 224), f"a, its input padded by neighbours: .* {MAX_VALUES} values"),
+    (Chain(*[Conv(1, 1, BIG)] * 100), (1, 1, 1), f"1: an output value sees 1×1 input .*2.81e\\+14.* {MAX_FIELD}"),
 ]
 
 

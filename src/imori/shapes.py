@@ -19,7 +19,15 @@ Sides: TypeAlias = tuple[int, int, int, int]
 Two: TypeAlias = tuple[int, int]
 
 MAX_SIDE = 2**16
-MAX_VALUES = 2**34
+"""Rows or columns of a map, its padding included."""
+MAX_VALUES = 2**32
+"""Of a map, its padding included."""
+MAX_KERNEL = 2**24
+"""Values of one channel under a window."""
+MAX_COLUMNS = 2**34
+"""Values that im2col makes of one image: what all the places of a window hold."""
+MAX_FIELD = 2**32
+"""Input pixels of a receptive field or a stride."""
 MAX_WEIGHTS = 2**32
 
 
@@ -167,6 +175,19 @@ def _bound(where: str, shape: Shape) -> None:
         )
 
 
+def _bound_window(where: str, kernel: Two, places: Shape) -> None:
+    """`places` are (channels, rows, columns) of the map from which a window reads, or to which it writes."""
+    for count, most, what in (
+        (prod(kernel), MAX_KERNEL, "values of a channel"),
+        (prod(kernel) * prod(places), MAX_COLUMNS, f"values at the places {_show(places)}"),
+    ):
+        if count > most:
+            raise TreeError(
+                f"{where}: a kernel of {kernel[0]}×{kernel[1]} holds {count} {what}, and the most is {most}; use a"
+                " smaller kernel or smaller images"
+            )
+
+
 def walk(tree: t.Tree, shape: Shape) -> Iterator[Node]:
     """Every layer in the order in which it runs, and each `Sum` and `Concat` after its children."""
     yield from flat(resolve(tree, shape))
@@ -209,6 +230,11 @@ def _resolve(tree: t.Tree, path: str, name: str, flow: _Flow, training_only: boo
         case _:
             out, window = _layer(tree, where, flow)
     _bound(where, out.shape)
+    if max(*out.field, *out.stride) > MAX_FIELD:
+        raise TreeError(
+            f"{where}: an output value sees {_rounded(out.field)} input pixels and is {_rounded(out.stride)} from the"
+            f" next; the most is {MAX_FIELD}: use smaller strides"
+        )
     node = Node(
         path, name, tree, flow.shape, out.shape, tuple(children), window, sized, training_only, out.field, out.stride
     )
@@ -221,6 +247,10 @@ def _join(path: str, segment: str) -> str:
 
 def _show(shape: Shape) -> str:
     return "×".join(map(str, shape)) + (" (C×H×W)" if len(shape) == 3 else " (flat)")
+
+
+def _rounded(pair: tuple[float, float]) -> str:
+    return "×".join(f"{side:.3g}" for side in pair)
 
 
 def _depends_on_size(layer: t.Tree, shape: Shape) -> bool:
@@ -305,8 +335,11 @@ def _layer(layer: t.Layer, where: str, flow: _Flow) -> tuple[_Flow, Window]:
             if max(numbers) >= channels:
                 raise TreeError(f"{where}: there is no channel {max(numbers)} among {channels}; they count from 0")
             return replace(flow, shape=(len(numbers), *size)), Window()
+        case t.LRN(neighbours):
+            _bound(f"{where}, its input padded by neighbours", (channels + neighbours - 1, *size))
+            return flow, Window()
         case (
-            t.BatchNorm() | t.LRN() | t.ReLU() | t.LeakyReLU() | t.Sigmoid() | t.Tanh() | t.Softmax()
+            t.BatchNorm() | t.ReLU() | t.LeakyReLU() | t.Sigmoid() | t.Tanh() | t.Softmax()
             | t.Dropout() | t.Identity() | t.Flatten()
         ):  # fmt: skip
             return flow, Window()
@@ -359,6 +392,8 @@ def _slide(
     field, strides = _see(flow, reach, stride)
     out = _Flow((channels, rows, columns), flow.free, field, strides)
     _bound(where, out.shape)
+    _bound(f"{where}, its input padded", (flow.shape[0], top + high + bottom, left + wide + right))
+    _bound_window(where, kernel, (flow.shape[0], rows, columns))
     window = Window(kernel, stride, (top, bottom, left, right), dilation)
     if isinstance(layer, t.AvgPool):
         vertical = _counts(layer, high, rows, kernel[0], stride[0], top, side=0)
@@ -436,6 +471,7 @@ def _grow(layer: t.ConvTranspose, where: str, flow: _Flow) -> tuple[_Flow, Windo
     kernel, stride, extra = _two(layer.kernel), _two(layer.stride), _two(layer.output_pad)
     pads: list[int] = []
     size: list[int] = []
+    full: list[int] = []
     for n, k, s, more, side in zip(flow.shape[1:], kernel, stride, extra, (0, 2), strict=True):
         if layer.pad == "same":
             if k < s:
@@ -446,10 +482,13 @@ def _grow(layer: t.ConvTranspose, where: str, flow: _Flow) -> tuple[_Flow, Windo
             crop = (sides[side], sides[side + 1])
         if more >= s:
             raise TreeError(f"{where}: output_pad {more} must be smaller than the stride {s}")
-        size.append((n - 1) * s + k - sum(crop) + more)
+        full.append((n - 1) * s + k + more)
+        size.append(full[-1] - sum(crop))
         if size[-1] < 1:
             raise TreeError(f"{where}: cropped by {sum(crop)}, nothing is left of {_show(flow.shape)}; pad less")
         pads += crop
+    _bound(f"{where}, its output before it is cropped", (layer.out, *full))
+    _bound_window(where, kernel, (layer.out, *flow.shape[1:]))
     top, bottom, left, right = pads
     # One output value sees ceil(kernel / stride) input values along each axis.
     field, _ = _see(flow, (-(-kernel[0] // stride[0]), -(-kernel[1] // stride[1])), (1, 1))

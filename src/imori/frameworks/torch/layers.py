@@ -169,9 +169,11 @@ class CountedAvgPool2d(nn.AvgPool2d):
         super().__init__(window.kernel, window.stride, divisor_override=1)
         self.pads = _outward(window.pads)
         # An axis on which every window counts alike keeps one count, and so takes any input size.
-        rows, columns = (list(counts if len(set(counts)) > 1 else counts[:1]) for counts in window.counts)
-        area = torch.tensor([[float(row * column) for column in columns] for row in rows], device="cpu")
-        self.register_buffer("area", area, persistent=False)
+        rows, columns = (
+            torch.tensor(counts if len(set(counts)) > 1 else counts[:1], dtype=torch.float32, device="cpu")
+            for counts in window.counts
+        )
+        self.register_buffer("area", torch.outer(rows, columns), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H', W')."""
