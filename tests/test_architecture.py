@@ -29,7 +29,7 @@ ARROWS = {
     "weights": "errors tree shapes numpy safetensors",
     "data": "errors numpy PIL",
     "frameworks": "errors tree shapes weights frameworks.base",
-    "frameworks.base": "shapes weights optimizers numpy",
+    "frameworks.base": "errors tree shapes weights optimizers numpy",
     "frameworks.*": "errors tree shapes weights optimizers frameworks.base numpy",
     "train": "errors tree shapes weights optimizers catalogue data frameworks frameworks.base numpy",
     "classifier": "errors weights data frameworks frameworks.base train numpy",

@@ -9,12 +9,16 @@ that they are equal.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from math import sqrt
 from typing import Any, ClassVar, TypeAlias
 
 from imori.errors import RecipeError
 
 Array: TypeAlias = Any
 Slots: TypeAlias = dict[str, Array]
+
+CHUNK = 2**16
+"""How many values of a weight `update_in_place` works on at a time, so that its terms stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -138,3 +142,29 @@ def optimizer(name: str, **options: float | bool) -> Optimizer:
     if unknown:
         raise RecipeError(f"{name} has no {', '.join(unknown)}; it has {', '.join(asdict(kind()))}")
     return kind(**options)  # type: ignore[no-any-return]
+
+
+# --- for arrays that can be changed in place, as NumPy's --------------------------------------------------------------
+
+
+def clip(gradients: list[Array], longest: float) -> None:
+    """Scales the whole gradient, in place, to an L2 norm of at most `longest`."""
+    lines = [gradient.reshape(-1) for gradient in gradients]
+    scale = longest / (sqrt(sum(float(line @ line) for line in lines)) + 1e-6)
+    if scale < 1:
+        for gradient in gradients:
+            gradient *= scale
+
+
+def update_in_place(
+    optimizer: Optimizer, weight: Array, gradient: Array, slots: Slots, rate: float, time: int, decayed: bool
+) -> None:
+    """The optimizer's formula, which works on each value by itself, a chunk at a time; all arrays are contiguous."""
+    weight, gradient = weight.reshape(-1), gradient.reshape(-1)
+    lines = {slot: array.reshape(-1) for slot, array in slots.items()}
+    for first in range(0, weight.size, CHUNK):
+        part = slice(first, first + CHUNK)
+        memory = {slot: line[part] for slot, line in lines.items()}
+        weight[part], updated = optimizer.update(weight[part], gradient[part], memory, rate, time, decayed)
+        for slot, line in lines.items():
+            line[part] = updated[slot]

@@ -8,7 +8,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import imori
-from imori import engine, frameworks
+from imori import engine, frameworks, optimizers
 from imori.errors import ImoriError, TreeError, WeightsError
 from imori.frameworks import numpy as numpy_framework
 from imori.frameworks.base import Setup, Weights
@@ -207,6 +207,8 @@ def test_a_network_bound_to_its_size_refuses_another(tree: Tree) -> None:
     assert imori.logits(native, images((2, 8, 8))).shape == (5, 3)
     with pytest.raises(TreeError, match=r"built for images 2×8×8 .* gets 2×8×9; bound binds it .* build it for 2×8×9"):
         imori.logits(native, images((2, 8, 9)))
+    with pytest.raises(TreeError, match="Flatten binds it"):
+        imori.logits(build(Flatten(), (2, 8, 8)), images((2, 8, 9)))
 
 
 def test_a_head_binds_training_alone() -> None:
@@ -396,8 +398,8 @@ def test_a_loss_that_is_no_number_trains_nothing(wrong: float) -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
-    for chunk in (numpy_framework.CHUNK, 7):
-        monkeypatch.setattr(numpy_framework, "CHUNK", chunk)
+    for chunk in (optimizers.CHUNK, 7):
+        monkeypatch.setattr(optimizers, "CHUNK", chunk)
         native = build()
         step = numpy_framework.prepare(native, setup_of(optimizer=Adam(weight_decay=0.1), decayed=NAMES))
         for i in range(2):

@@ -1,4 +1,4 @@
-"""What a framework file offers, and what a training step is prepared with.
+"""What a framework file offers, what a training step is prepared with, and the checks that these files share.
 
 A framework is one module of this package, named as the framework is imported ("torch", "numpy"), that fits the
 `Framework` protocol. Nothing lists them: a new file is found by its name. It sees resolved nodes (`shapes.Node`:
@@ -9,20 +9,33 @@ Arrays at the boundary are NumPy's, images (N, C, H, W), already preprocessed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
+from imori import tree as t
+from imori.errors import ImoriError, TreeError
 from imori.optimizers import Optimizer
-from imori.shapes import Node
+from imori.shapes import Node, Shape, flat, resolve
 from imori.weights.names import Weights, weight_name
 
 Array: TypeAlias = npt.NDArray[Any]
 Native: TypeAlias = Any
 
-__all__ = ["Array", "Framework", "Native", "Setup", "Step", "Weights", "weight_name"]
+__all__ = [
+    "Array",
+    "Framework",
+    "Native",
+    "Setup",
+    "Step",
+    "Weights",
+    "check_setup",
+    "input_check",
+    "times",
+    "weight_name",
+]
 
 
 @dataclass(frozen=True)
@@ -103,3 +116,71 @@ class Framework(Protocol):
     def prepare(self, native: Native, setup: Setup) -> Step:
         """A training step that changes the model in place."""
         ...
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def input_check(root: Node) -> Callable[[Shape, bool], None]:
+    """What a model calls before it runs, with the shape of its images and whether it trains.
+
+    It raises TreeError for images that the model was not built for.
+    """
+    fitting = {(root.input, False), (root.input, True)}
+
+    def check(images: Shape, training: bool) -> None:
+        shape, built = images[1:], root.input
+        if (shape, training) in fitting:
+            return
+        if len(shape) != len(built) or shape[0] != built[0]:
+            raise TreeError(f"the network takes images {times(built)} (C×H×W), in a batch, and gets {times(shape)}")
+        bound = [node for node in flat(root) if node.sized and (training or not node.training_only)]
+        if bound:
+            layer = bound[0].path or type(bound[0].layer).__name__
+            raise TreeError(
+                f"the network was built for images {times(built)} (C×H×W) and gets {times(shape)}; {layer} binds"
+                f" it to that size: resize the images, or build it for {times(shape)}"
+            )
+        run = root.layer if training else _without_heads(root.layer)
+        resolve(run, shape)  # names the layer for whose kernel a map is too small
+        fitting.add((shape, training))
+
+    return check
+
+
+def times(shape: Shape) -> str:
+    """A shape as people write it."""
+    return "×".join(map(str, shape))
+
+
+def _without_heads(tree: t.Tree) -> t.Tree:
+    """The tree as it is at inference, its paths unchanged."""
+    match tree:
+        case t.Chain() | t.Sum() | t.Concat():
+            children = tuple((segment, _without_heads(child)) for segment, child in tree.segments())
+            return type(tree).of(children)  # type: ignore[return-value]
+        case t.Aux():
+            return t.Identity()
+        case _:
+            return tree
+
+
+def check_setup(framework: str, setup: Setup, names: Collection[str], dtype: str) -> None:
+    """ImoriError for a setup that a model with these weights, built in `dtype`, cannot follow in one process."""
+    if setup.precision != dtype:
+        raise ImoriError(f"the model was built in {dtype}, not in {setup.precision!r}; use one dtype for both")
+    if setup.world > 1:
+        raise ImoriError(
+            f"{framework} trains in one process, and there are {setup.world}; use one, or another framework"
+        )
+    for name in sorted({*setup.trainable, *setup.decayed, *setup.rates}):
+        if name not in names:
+            raise ImoriError(f"the model has no weight {name!r}; its first is {next(iter(names), None)!r}")
+    for path in sorted(setup.frozen):
+        if weight_name(path, "mean") not in names:
+            raise ImoriError(f"{path!r} is no batch norm of the model, and cannot be frozen as one")
+    statistics = sorted(name for name in setup.trainable if name.rpartition(".")[2] in ("mean", "var"))
+    if statistics:
+        raise ImoriError(f"{statistics[0]} is a running statistic, which follows the data and cannot be trained")
+    if not setup.trainable:
+        raise ImoriError("nothing trains: name at least one weight as trainable")

@@ -1,14 +1,12 @@
 """NumPy: a tree becomes the engine's own `Network`. It is always installed, and runs on the processor.
 
-What is not in `imori.engine` and is needed to train stands here: clipping, and the optimizers' formulas applied to
-each weight in place.
+The forward and backward passes are `imori.engine`'s; what other frameworks share is in `base` and `optimizers`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from typing import Any, assert_never
 
 import numpy as np
@@ -17,14 +15,12 @@ from threadpoolctl import ThreadpoolController
 from imori import engine as e
 from imori import tree as t
 from imori.errors import ImoriError, TreeError
-from imori.frameworks.base import Array, Setup, Weights, weight_name
-from imori.optimizers import Optimizer, Slots
-from imori.shapes import Node, Shape, flat, resolve
+from imori.frameworks.base import Array, Setup, Weights, check_setup, input_check, times, weight_name
+from imori.optimizers import Slots, clip, update_in_place
+from imori.shapes import Node, flat
 from imori.weights.names import compare
 
 DTYPES = ("float32", "float64")
-CHUNK = 2**16
-"""How many values of a weight an optimizer's formula is applied to at a time, so that its terms stay in the cache."""
 SMALL = 2**26
 """Multiply-accumulates of one image. A network of fewer keeps to one of BLAS's threads: its products are so short that
 the threads would wait for each other longer than they work, and many times as long on a machine that is busy."""
@@ -49,7 +45,7 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> e.Network:
     layers: dict[str, e.Layer] = {}
     body = _layer(root, {name: np.array(value, dtype, order="C") for name, value in weights.items()}, layers)
     small = sum(node.macs for node in flat(root)) < SMALL
-    return e.Network(body, layers, dtype, _input_check(root), threads=1 if small else None)
+    return e.Network(body, layers, dtype, input_check(root), threads=1 if small else None)
 
 
 def _threads(native: e.Network) -> contextlib.AbstractContextManager[Any]:
@@ -128,45 +124,6 @@ def _made(node: Node, children: list[e.Layer], own: Weights) -> e.Layer:
             assert_never(layer)
 
 
-def _input_check(root: Node) -> Callable[[Shape, bool], None]:
-    """What a network calls before it runs: TreeError for images that it was not built for."""
-    fitting = {(root.input, False), (root.input, True)}
-
-    def check(images: Shape, training: bool) -> None:
-        shape, built = images[1:], root.input
-        if (shape, training) in fitting:
-            return
-        if len(shape) != len(built) or shape[0] != built[0]:
-            raise TreeError(f"the network takes images {_times(built)} (C×H×W), in a batch, and gets {_times(shape)}")
-        bound = [node.path for node in flat(root) if node.sized and (training or not node.training_only)]
-        if bound:
-            raise TreeError(
-                f"the network was built for images {_times(built)} (C×H×W) and gets {_times(shape)}; {bound[0]} binds"
-                f" it to that size: resize the images, or build it for {_times(shape)}"
-            )
-        run = root.layer if training else _without_heads(root.layer)
-        resolve(run, shape)  # names the layer for whose kernel a map is too small
-        fitting.add((shape, training))
-
-    return check
-
-
-def _times(shape: Shape) -> str:
-    return "×".join(map(str, shape))
-
-
-def _without_heads(tree: t.Tree) -> t.Tree:
-    """The tree as it is at inference, its paths unchanged."""
-    match tree:
-        case t.Chain() | t.Sum() | t.Concat():
-            children = tuple((segment, _without_heads(child)) for segment, child in tree.segments())
-            return type(tree).of(children)  # type: ignore[return-value]
-        case t.Aux():
-            return t.Identity()
-        case _:
-            return tree
-
-
 # --- weights, inference ----------------------------------------------------------------------------------------------
 
 
@@ -206,7 +163,7 @@ class NumpyStep:
     """One step of training: `base.Step`."""
 
     def __init__(self, native: e.Network, setup: Setup) -> None:
-        _refuse(native, setup)
+        check_setup("numpy", setup, native.weights, native.dtype)
         for path, layer in native.layers.items():
             if isinstance(layer, e.BatchNorm):
                 layer.frozen = path in setup.frozen
@@ -245,19 +202,19 @@ class NumpyStep:
         except e.SingleValueError as error:
             raise ImoriError(
                 f"a batch norm cannot train on one value a channel, and a batch of {len(images)} images"
-                f" {_times(images.shape[1:])} leaves it no more; use a larger batch, or larger images"
+                f" {times(images.shape[1:])} leaves it no more; use a larger batch, or larger images"
             ) from error
 
     def _update(self, rate: float) -> None:
         setup = self._setup
         gradients = {name: layer.gradients[role] for name, (layer, role) in self._trained.items()}
         if setup.clip is not None:
-            _clip(list(gradients.values()), setup.clip)
+            clip(list(gradients.values()), setup.clip)
         self._time += 1
         for name, (layer, role) in self._trained.items():
             multiplied, decayed = rate * setup.rates.get(name, 1.0), name in setup.decayed
             weight, slots = layer.weights[role], self._slots[name]
-            _apply(setup.optimizer, weight, gradients[name], slots, multiplied, self._time, decayed)
+            update_in_place(setup.optimizer, weight, gradients[name], slots, multiplied, self._time, decayed)
 
     def state(self) -> Weights:
         """Copies of the optimizer's memory."""
@@ -273,50 +230,7 @@ class NumpyStep:
         self._time = int(state["time"])
 
 
-def _refuse(native: e.Network, setup: Setup) -> None:
-    """ImoriError for a setup that this network, or NumPy, cannot follow."""
-    places = native.places()
-    if setup.precision != native.dtype:
-        raise ImoriError(f"the model was built in {native.dtype}, not in {setup.precision!r}; use one dtype for both")
-    if setup.world > 1:
-        raise ImoriError(f"numpy trains in one process, and there are {setup.world}; use one, or another framework")
-    for name in sorted({*setup.trainable, *setup.decayed, *setup.rates}):
-        if name not in places:
-            raise ImoriError(f"the model has no weight {name!r}; its first is {next(iter(places), None)!r}")
-    for path in sorted(setup.frozen):
-        if not isinstance(native.layers.get(path), e.BatchNorm):
-            raise ImoriError(f"{path!r} is no batch norm of the model, and cannot be frozen as one")
-    statistics = sorted(name for name in setup.trainable if places[name][1] in ("mean", "var"))
-    if statistics:
-        raise ImoriError(f"{statistics[0]} is a running statistic, which follows the data and cannot be trained")
-    if not setup.trainable:
-        raise ImoriError("nothing trains: name at least one weight as trainable")
-
-
 def _loss(logits: Array, targets: Array, weights: Array) -> tuple[float, Array]:
     """The loss, and its gradient by the logits."""
     last = e.SoftmaxWithLoss()
     return last.forward(logits, targets, weights), last.backward()
-
-
-def _clip(gradients: list[Array], longest: float) -> None:
-    """Scales the whole gradient, in place, to an L2 norm of at most `longest`."""
-    norm = math.sqrt(sum(float(np.vdot(gradient, gradient)) for gradient in gradients))
-    scale = longest / (norm + 1e-6)
-    if scale < 1:
-        for gradient in gradients:
-            gradient *= scale
-
-
-def _apply(
-    optimizer: Optimizer, weight: Array, gradient: Array, slots: Slots, rate: float, time: int, decayed: bool
-) -> None:
-    """The optimizer's formula, which works on each value by itself, a chunk at a time and in place."""
-    weight, gradient = weight.reshape(-1), gradient.reshape(-1)
-    lines = {slot: array.reshape(-1) for slot, array in slots.items()}
-    for first in range(0, weight.size, CHUNK):
-        part = slice(first, first + CHUNK)
-        memory = {slot: line[part] for slot, line in lines.items()}
-        weight[part], updated = optimizer.update(weight[part], gradient[part], memory, rate, time, decayed)
-        for slot, line in lines.items():
-            line[part] = updated[slot]
