@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from imori.catalogue import list_models, model
     from imori.classifier import Classifier, load
     from imori.errors import ImoriError
-    from imori.frameworks import build, dump_weights, logits
+    from imori.frameworks import build, dump_weights, logits, outputs
     from imori.shapes import summary, walk
     from imori.train import Recipe, train
     from imori.weights import initial_weights, read_weights
@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "logits",
     "model",
+    "outputs",
     "read_weights",
     "summary",
     "train",
@@ -53,6 +54,7 @@ _HOME = {
     "load": "classifier",
     "logits": "frameworks",
     "model": "catalogue",
+    "outputs": "frameworks",
     "read_weights": "weights",
     "summary": "shapes",
     "train": "train",

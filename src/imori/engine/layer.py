@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,12 +30,21 @@ class Layer:
         """The roles whose gradients `backward` works out."""
         self.passes = True
         """Whether `backward` owes the gradient by the input; it does not where nothing before this layer trains."""
+        self.hook: Callable[[Array], None] | None = None
+        """Is handed every output that the layer gives inside a network."""
         self._kept: tuple[Any, ...] = ()
 
     @property
     def learns(self) -> bool:
         """Whether `backward` has anything to do."""
         return self.passes or bool(self.trained)
+
+    def __call__(self, x: Array, training: bool = False) -> Array:
+        """`forward`, of which the hook learns."""
+        y = self.forward(x, training)
+        if self.hook is not None:
+            self.hook(y)
+        return y
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """The output for input `x`. In training, what `backward` will need is kept until then; else nothing is."""

@@ -37,7 +37,7 @@ class Chain(Container):
     def forward(self, x: Array, training: bool = False) -> Array:
         """Through the children in order."""
         for child in self.children:
-            x = child.forward(x, training)
+            x = child(x, training)
         return x
 
     def backward(self, dy: Array) -> Array | None:
@@ -65,7 +65,7 @@ class Sum(Container):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Σ child(x)."""
-        return _add([child.forward(x, training) for child in self.children])
+        return _add([child(x, training) for child in self.children])
 
     def backward(self, dy: Array) -> Array | None:
         """The same dy to every child; their gradients are added."""
@@ -85,7 +85,7 @@ class Concat(Container):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """child(x) after child(x)."""
-        parts = [child.forward(x, training) for child in self.children]
+        parts = [child(x, training) for child in self.children]
         self.keep(training, np.cumsum([len(part) for part in parts])[:-1])
         return np.concatenate(parts)
 
@@ -111,7 +111,7 @@ class Aux(Container):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """x; in training the head's logits are worked out too."""
-        self.logits = self.children[0].forward(x, training).T if training else None
+        self.logits = self.children[0](x, training).T if training else None
         return x
 
     def backward(self, dy: Array) -> Array | None:
@@ -124,7 +124,7 @@ class Aux(Container):
 class Network:
     """A whole network: images (N, C, H, W) -> logits (N, classes).
 
-    `layers` names the layers that have weights. A weight's name is its layer's path, a dot, and its role.
+    `layers` names the layers by their paths. A weight's name is its layer's path, a dot, and its role.
     `check` is called with the images' shape (N, C, H, W) and `training` before anything runs, and raises where they
     do not fit. `threads` is how many threads its products are best shared among; None for all.
     """
@@ -173,7 +173,7 @@ class Network:
         if self.check is not None:
             self.check(images.shape, training)
         x = np.ascontiguousarray(images.swapaxes(0, 1), dtype=self.dtype)
-        return self.body.forward(x, training).swapaxes(0, 1)
+        return self.body(x, training).swapaxes(0, 1)
 
     def backward(self, dy: Array) -> None:
         """From the gradient by the logits (N, classes): fills the layers' `gradients`."""

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Sequence
 from typing import cast
 
 from imori.errors import FrameworkMissing, ImoriError, NameUnknown
@@ -81,6 +82,15 @@ def build(
 def logits(native: Native, images: Array) -> Array:
     """Inference on preprocessed images (N, C, H, W): logits (N, classes)."""
     return of(native).logits(native, images)
+
+
+def outputs(native: Native, images: Array, paths: Sequence[str]) -> dict[str, Array]:
+    """Inference on preprocessed images (N, C, H, W): path -> that node's output, (N, C, H, W) or (N, F).
+
+    A node is a layer, a `Sum`, a `Concat` or a chain, as "conv4" or "conv4.0.body.conv2"; "" is the whole network.
+    NameUnknown for a path that is none, with the nearest.
+    """
+    return of(native).outputs(native, images, paths)
 
 
 def dump_weights(native: Native) -> Weights:

@@ -9,14 +9,15 @@ Arrays at the boundary are NumPy's, images (N, C, H, W), already preprocessed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import difflib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
 from imori import tree as t
-from imori.errors import ImoriError, TreeError
+from imori.errors import ImoriError, NameUnknown, TreeError
 from imori.optimizers import Optimizer
 from imori.shapes import Node, Shape, flat, resolve
 from imori.weights.names import Weights, weight_name
@@ -31,6 +32,7 @@ __all__ = [
     "Setup",
     "Step",
     "Weights",
+    "check_paths",
     "check_setup",
     "input_check",
     "times",
@@ -113,6 +115,15 @@ class Framework(Protocol):
         """Inference: images (N, C, H, W) -> logits (N, classes) in the model's dtype; the model is left as it was."""
         ...
 
+    def outputs(self, native: Native, images: Array, paths: Sequence[str]) -> dict[str, Array]:
+        """Inference: images (N, C, H, W) -> by path, in the order asked for, the output of each node.
+
+        A node is a layer, a `Sum`, a `Concat` or a chain; "" is the root. Its output is (N, C, H, W) or (N, F) in the
+        model's dtype: a copy, whatever the layers after it do to the original. `check_paths` refuses any other path;
+        an auxiliary head does not run at inference, and so has none.
+        """
+        ...
+
     def prepare(self, native: Native, setup: Setup) -> Step:
         """A training step that changes the model in place."""
         ...
@@ -184,3 +195,13 @@ def check_setup(framework: str, setup: Setup, names: Collection[str], dtype: str
         raise ImoriError(f"{statistics[0]} is a running statistic, which follows the data and cannot be trained")
     if not setup.trainable:
         raise ImoriError("nothing trains: name at least one weight as trainable")
+
+
+def check_paths(paths: Sequence[str], known: Collection[str]) -> None:
+    """NameUnknown for a path that is not among `known`: those of a model's nodes that run at inference."""
+    if isinstance(paths, str):
+        raise NameUnknown(f"paths is {paths!r}; it must be a list of paths, as in [{paths!r}]")
+    for path in paths:
+        if path not in known:
+            near = difflib.get_close_matches(str(path), known, n=3, cutoff=0)
+            raise NameUnknown(f"no node {path!r} runs at inference; the nearest paths are {', '.join(map(repr, near))}")

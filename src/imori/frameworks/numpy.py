@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, assert_never
 
 import numpy as np
@@ -15,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 from imori import engine as e
 from imori import tree as t
 from imori.errors import ImoriError, TreeError
-from imori.frameworks.base import Array, Setup, Weights, check_setup, input_check, times, weight_name
+from imori.frameworks.base import Array, Setup, Weights, check_paths, check_setup, input_check, times, weight_name
 from imori.optimizers import Slots, clip, update_in_place
 from imori.shapes import Node, flat
 from imori.weights.names import compare
@@ -55,11 +57,11 @@ def _threads(native: e.Network) -> contextlib.AbstractContextManager[Any]:
 
 
 def _layer(node: Node, weights: Weights, named: dict[str, e.Layer]) -> e.Layer:
-    """The layer of one node; those with weights are put into `named` by their paths."""
+    """The layer of one node; it and those below are put into `named` by their paths, an `Aux` by its head's."""
     children = [_layer(child, weights, named) for child in node.children]
     own = {role: weights[weight_name(node.path, role)] for role in node.weights}
     made = _made(node, children, own)
-    if own:
+    if not isinstance(node.layer, t.Aux):
         named[node.path] = made
     return made
 
@@ -149,6 +151,26 @@ def logits(native: e.Network, images: Array) -> Array:
     """Inference on images (N, C, H, W)."""
     with _threads(native), np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in the logits
         return np.ascontiguousarray(native.forward(np.asarray(images)))
+
+
+def outputs(native: e.Network, images: Array, paths: Sequence[str]) -> dict[str, Array]:
+    """Inference on images (N, C, H, W): path -> a copy of that node's output, (N, C, H, W) or (N, F)."""
+    asleep = {id(layer) for aux in e.every(native.body) if isinstance(aux, e.Aux) for layer in e.every(aux.children[0])}
+    known = {path: layer for path, layer in native.layers.items() if id(layer) not in asleep}
+    check_paths(paths, known)
+    found: dict[str, Array] = {}
+
+    def copy_as(path: str, y: Array) -> None:
+        found[path] = np.array(y.swapaxes(0, 1), order="C")
+
+    try:
+        for path in paths:
+            known[path].hook = partial(copy_as, path)
+        logits(native, images)
+    finally:
+        for layer in known.values():
+            layer.hook = None
+    return {path: found[path] for path in paths}
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -8,13 +8,17 @@ in training mode, as every torch module does: call `.eval()` before using it wit
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from imori import tree as t
 from imori.errors import ImoriError, TreeError
-from imori.frameworks.base import Array, Setup, Weights
-from imori.frameworks.torch.layers import InputCheck, module_of
+from imori.frameworks.base import Array, Setup, Weights, check_paths
+from imori.frameworks.torch.layers import InputCheck, awake, module_of
 from imori.frameworks.torch.step import TorchStep
 from imori.frameworks.torch.weights import as_array, as_images, canonical, exact, tensors, unwrapped
 from imori.shapes import Node
@@ -90,6 +94,26 @@ def logits(native: nn.Module, images: Array) -> Array:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def outputs(native: nn.Module, images: Array, paths: Sequence[str]) -> dict[str, Array]:
+    """Inference on images (N, C, H, W): path -> a copy of that node's output, (N, C, H, W) or (N, F)."""
+    inside = unwrapped(native)  # what torch.compile has compiled would not see the hooks
+    known = dict(awake(inside))
+    check_paths(paths, known)
+    found: dict[str, Array] = {}
+
+    def hook(path: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def copy(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found[path] = as_array(output)  # at once: a layer that follows may work in place
+
+        return copy
+
+    with contextlib.ExitStack() as stack:
+        for path in dict.fromkeys(paths):
+            stack.enter_context(known[path].register_forward_hook(hook(path)))
+        logits(inside, images)
+    return {path: found[path] for path in paths}
 
 
 def prepare(native: nn.Module, setup: Setup) -> TorchStep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, assert_never
 
 import torch
@@ -306,6 +307,15 @@ def head_weights(module: nn.Module) -> tuple[float, ...]:
         for name, child in module.named_children()
         for weight in (*([own[name]] if name in own else []), *head_weights(child))
     )
+
+
+def awake(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every module that runs in evaluation, with its path: those of auxiliary heads do not."""
+    yield path, module
+    heads = module._heads if isinstance(module, Combinator) else {}
+    for name, child in module.named_children():
+        if name not in heads:
+            yield from awake(child, f"{path}.{name}" if path else name)
 
 
 class InputCheck:
