@@ -1,14 +1,16 @@
 """model.safetensors: what it holds, how strictly it is read, and that it is there whole or not at all."""
 
 import contextlib
+import errno
 import json
+import os
 import signal
 import struct
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -218,6 +220,7 @@ DAMAGED: list[tuple[str, dict[str, str | None], str]] = [
     ("a list for an object", {"preprocessing": "[]"}, "its metadata are damaged: preprocessing is no dict"),
     ("a number for a name", {"model": "3"}, "its metadata are damaged: model is no str"),
     ("a class without a name", {"classes": '["a", 2]'}, "its metadata are damaged: a class has no name"),
+    ("a class twice", {"classes": '["a", "a"]'}, "its metadata are damaged: 'a' names two classes; each must have its"),
     ("a string of classes", {"classes": '"ab"'}, "its metadata are damaged: classes is no list"),
     (
         "a class too many",
@@ -269,16 +272,12 @@ def test_a_missing_tensor_is_named(saved: Path) -> None:
 # --- written whole or not at all -------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_leaves_the_old_file(saved: Path) -> None:
     before = saved.read_bytes()
-
-    def full(tensors: Any, path: Path, metadata: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise safetensors.SafetensorError("No space left on device (os error 28)")
-
-    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    (saved.parent / f".{saved.name}.{os.getpid()}.partial").symlink_to("/dev/full")
     with pytest.raises(
-        RunError, match=r"model\.safetensors could not be written: No space left .*; free some space or"
+        RunError, match=r"model\.safetensors could not be written: No space left on device; free some space, or choose"
     ):
         save_model(saved, some_weights(seed=1), CARD)
     assert saved.read_bytes() == before
@@ -293,7 +292,9 @@ def test_a_limit_on_file_size_leaves_the_old_file(saved: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(RunError, match=r"could not be written: .*File too large"):
+        with pytest.raises(
+            RunError, match="could not be written: File too large; the system takes no file of this size"
+        ):
             weights_file.save_tensors(saved, {"large": np.arange(100_000.0)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -316,10 +317,96 @@ def test_an_interrupt_leaves_the_old_file(saved: Path) -> None:
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named_with_what_helps(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"m\.safetensors could not be written: .*; free some space or choose another"):
-        save_model(tmp_path / "file" / "m.safetensors", some_weights(), CARD)
+    (tmp_path / "folder").mkdir()
+    for place, sentence in (
+        ("file/m.safetensors", "file is a file where a folder should be: choose another place"),
+        ("file/in/m.safetensors", "file is a file where a folder should be: choose another place"),
+        ("folder", "a folder stands in its place: choose another name"),
+        ("n" * 300, "File name too long; choose a shorter name"),
+        ("n" * 245, "File name too long; choose a shorter name"),
+    ):
+        with pytest.raises(RunError, match=rf"{place} could not be written: .*{sentence}$"):
+            save_model(tmp_path / place, some_weights(), CARD)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_place_where_one_may_not_write_is_said(saved: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The system's answer is put in its mouth: to root, it says no to nothing."""
+
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(
+        RunError, match=f"written: {os.strerror(number)}; you may not write there: choose another place"
+    ):
+        save_model(saved, some_weights(), CARD)
+
+
+# --- equal models are equal files ------------------------------------------------------------------------------------
+
+SAVED_ANEW = """
+import sys
+from imori.weights import read_model, save_model
+weights, card = read_model(sys.argv[1])
+for file in sys.argv[2:]:
+    save_model(file, dict(reversed(weights.items())), card)
+"""
+
+
+def test_equal_models_are_equal_files_in_every_process(saved: Path, tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{i}.safetensors") for i in range(4)]
+    for two in (files[:2], files[2:]):
+        subprocess.run([sys.executable, "-c", SAVED_ANEW, str(saved), *two], check=True)
+    save_model(tmp_path / "order", some_weights(), replace(CARD, metrics={"epoch": 3, "val_accuracy": 0.75}))
+    assert {Path(file).read_bytes() for file in files} == {saved.read_bytes(), (tmp_path / "order").read_bytes()}
+
+
+@pytest.mark.parametrize("dtype", weights_file.DTYPES)
+def test_the_library_reads_every_dtype_from_aligned_data(tmp_path: Path, dtype: str) -> None:
+    path = tmp_path / "t.safetensors"
+    rng = np.random.default_rng(0)
+    tensors = {
+        "b": rng.integers(0, 2, (3, 5)).astype(dtype),
+        "odd": np.array([1, 2, 3], np.int8),
+        "a": np.array(1, dtype),
+        "none": np.zeros((2, 0), dtype),
+        "turned": rng.integers(0, 2, (4, 3)).astype(dtype).T,
+        "other way": rng.integers(0, 2, 4).astype(np.dtype(dtype).newbyteorder(">")),
+        "doubles": rng.random(3),
+    }
+    weights_file.save_tensors(path, tensors, {"é\n": '猫\x1f"\\ \u2028'})
+    with safetensors.safe_open(path, framework="numpy") as file:
+        assert file.metadata() == {"é\n": '猫\x1f"\\ \u2028'}
+        assert sorted(file.keys()) == sorted(tensors)
+        for name, value in tensors.items():
+            again = file.get_tensor(name)
+            assert again.dtype == value.dtype.newbyteorder("=")
+            np.testing.assert_array_equal(again, value)
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    assert length % 8 == 0
+    for name, value in tensors.items():
+        assert header[name]["data_offsets"][0] % value.itemsize == 0, name
+
+
+def test_a_dtype_that_the_format_has_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"a is of complex64, which .*t\.safetensors cannot hold; it holds float64,"):
+        weights_file.save_tensors(tmp_path / "t.safetensors", {"a": np.zeros(2, np.complex64)}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_a_large_model_takes_no_second_one_of_memory(tmp_path: Path) -> None:
+    tensors = {str(i): np.zeros(2**20, np.float32) for i in range(4)}
+    tracemalloc.start()
+    try:
+        weights_file.save_tensors(tmp_path / "t.safetensors", tensors, {})
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 KILLED = """

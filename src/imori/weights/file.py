@@ -2,14 +2,17 @@
 
 The metadata are strings: `imori` (the format's number), and as JSON `tree`, `input`, `classes`, `preprocessing`,
 `metrics`, `model`, `framework`. Nothing in the file can run code. It is written beside its place and renamed, so that
-a file is there whole or not at all.
+a file is there whole or not at all; equal models are equal files, byte by byte.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from imori import tree as t
 from imori.errors import NameUnknown, RunError, TreeError, WeightsError
@@ -26,6 +28,11 @@ from imori.weights.names import Weights, check, shapes_of
 
 FORMAT = "1"
 SOURCES = ("imori",)
+DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bool": "BOOL",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
+}  # fmt: skip
 SAID = {"input": list, "classes": list, "preprocessing": dict, "metrics": dict, "model": str, "framework": str}
 
 
@@ -46,7 +53,10 @@ class Card:
 
     def metadata(self) -> dict[str, str]:
         """As strings, for the file's header."""
-        said = {name: json.dumps(kind(getattr(self, name)), ensure_ascii=False) for name, kind in SAID.items()}
+        said = {
+            name: json.dumps(kind(getattr(self, name)), ensure_ascii=False, sort_keys=True)
+            for name, kind in SAID.items()
+        }
         return {"imori": FORMAT, "tree": t.to_json(self.tree), **said}
 
 
@@ -56,25 +66,60 @@ def written(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()
-        mode = beside.stat().st_mode  # as the user's umask has it; some writers make files private
         yield beside
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
-        beside.chmod(mode)
         beside.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path} could not be written: {error}; free some space or choose another place") from error
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or error}; {_remedy(error, path)}") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
 
 
+def _remedy(error: OSError, path: Path) -> str:
+    """What helps where the system would not let `path` be written."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "free some space, or choose another place"
+        case errno.EFBIG:
+            return "the system takes no file of this size there: raise its limit, or choose another place"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "you may not write there: choose another place, or change its permissions"
+        case errno.ENAMETOOLONG:
+            return "choose a shorter name"
+        case errno.EISDIR:
+            return "a folder stands in its place: choose another name"
+        case errno.ENOTDIR | errno.EEXIST:
+            file = next((parent for parent in path.parents if os.path.isfile(parent)), path.parent)  # noqa: PTH113
+            return f"{file} is a file where a folder should be: choose another place"
+        case _:
+            return "choose another place"
+
+
 def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all. RunError where it cannot be written, as on a full disk."""
-    contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    with written(path) as beside:
-        safetensors.numpy.save_file(contiguous, beside, metadata)
+    """A safetensors file, whole or not at all. RunError where it cannot be written, as on a full disk.
+
+    It is written here because the library writes the metadata in another order in every process. One tensor at a time
+    is copied, if any. WeightsError for a dtype that the format has not.
+    """
+    tensors = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # so each is aligned to its items
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in order:
+        tensor, begin = tensors[name], end
+        if tensor.dtype.name not in DTYPES:
+            raise WeightsError(f"{name} is of {tensor.dtype}, which {path} cannot hold; it holds {', '.join(DTYPES)}")
+        end += tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype.name], "shape": tensor.shape, "data_offsets": (begin, end)}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    with written(path) as beside, open(beside, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            little = tensors[name].dtype.newbyteorder("<")
+            file.write(tensors[name].astype(little, order="C", copy=False).data)
 
 
 def read_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
@@ -170,11 +215,14 @@ def card_of(path: Path, metadata: Mapping[str, str]) -> Card:
 
 
 def _network(card: Card, where: str) -> Node:
-    """The network that a card describes; WeightsError unless it can be built and has a logit for every class."""
+    """The network that a card describes; WeightsError unless it can be built, with a logit for each named class."""
     try:
         root = resolve(card.tree, card.input)
     except TreeError as error:
         raise WeightsError(f"{where}: {error}") from error
+    twice = next((name for name, count in Counter(card.classes).items() if count > 1), None)
+    if twice is not None:
+        raise WeightsError(f"{where}: {twice!r} names two classes; each must have its own name")
     if root.output != (len(card.classes),):
         raise WeightsError(f"{where}: {len(card.classes)} classes are named, and the network ends in {root.output}")
     return root
