@@ -10,7 +10,7 @@ Arrays at the boundary are NumPy's, images (N, C, H, W), already preprocessed.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -28,13 +28,13 @@ Native: TypeAlias = Any
 __all__ = [
     "Array",
     "Framework",
+    "InputCheck",
     "Native",
     "Setup",
     "Step",
     "Weights",
     "check_paths",
     "check_setup",
-    "input_check",
     "times",
     "weight_name",
 ]
@@ -132,16 +132,17 @@ class Framework(Protocol):
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def input_check(root: Node) -> Callable[[Shape, bool], None]:
-    """What a model calls before it runs, with the shape of its images and whether it trains.
+class InputCheck:
+    """What a model calls before it runs, with the shape of its images (N, C, H, W) and whether it trains."""
 
-    It raises TreeError for images that the model was not built for.
-    """
-    fitting = {(root.input, False), (root.input, True)}
+    def __init__(self, root: Node) -> None:
+        self._root = root
+        self._fitting = {(root.input, False), (root.input, True)}
 
-    def check(images: Shape, training: bool) -> None:
-        shape, built = images[1:], root.input
-        if (shape, training) in fitting:
+    def __call__(self, images: Shape, training: bool) -> None:
+        """TreeError for images that the model was not built for."""
+        root, shape, built = self._root, images[1:], self._root.input
+        if (shape, training) in self._fitting:
             return
         if len(shape) != len(built) or shape[0] != built[0]:
             raise TreeError(f"the network takes images {times(built)} (C×H×W), in a batch, and gets {times(shape)}")
@@ -154,9 +155,7 @@ def input_check(root: Node) -> Callable[[Shape, bool], None]:
             )
         run = root.layer if training else _without_heads(root.layer)
         resolve(run, shape)  # names the layer for whose kernel a map is too small
-        fitting.add((shape, training))
-
-    return check
+        self._fitting.add((shape, training))
 
 
 def times(shape: Shape) -> str:

@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 from imori import engine as e
 from imori import tree as t
 from imori.errors import ImoriError, TreeError
-from imori.frameworks.base import Array, Setup, Weights, check_paths, check_setup, input_check, times, weight_name
+from imori.frameworks.base import Array, InputCheck, Setup, Weights, check_paths, check_setup, times, weight_name
 from imori.optimizers import Slots, clip, update_in_place
 from imori.shapes import Node, flat
 from imori.weights.names import compare
@@ -47,7 +47,7 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> e.Network:
     layers: dict[str, e.Layer] = {}
     body = _layer(root, {name: np.array(value, dtype, order="C") for name, value in weights.items()}, layers)
     small = sum(node.macs for node in flat(root)) < SMALL
-    return e.Network(body, layers, dtype, input_check(root), threads=1 if small else None)
+    return e.Network(body, layers, dtype, InputCheck(root), threads=1 if small else None)
 
 
 def _threads(native: e.Network) -> contextlib.AbstractContextManager[Any]:
