@@ -133,29 +133,38 @@ class Framework(Protocol):
 
 
 class InputCheck:
-    """What a model calls before it runs, with the shape of its images (N, C, H, W) and whether it trains."""
+    """What a model calls before it runs, with the shape of its images (N, C, H, W) and whether it trains.
+
+    It raises TreeError for images that the model was not built for, and remembers the sizes that fit.
+    """
 
     def __init__(self, root: Node) -> None:
-        self._root = root
+        self.root = root
         self._fitting = {(root.input, False), (root.input, True)}
+        sized = [node for node in flat(root) if node.sized]
+        self._bound = {
+            training: [node for node in sized if training or not node.training_only] for training in (False, True)
+        }
 
     def __call__(self, images: Shape, training: bool) -> None:
-        """TreeError for images that the model was not built for."""
-        root, shape, built = self._root, images[1:], self._root.input
-        if (shape, training) in self._fitting:
-            return
+        """TreeError that names what does not fit, and where it is a map that is too small, the layer."""
+        shape = images[1:]
+        if (shape, training) not in self._fitting:
+            self.binds(shape, training)
+            resolve(self.root.layer if training else _without_heads(self.root.layer), shape)
+            self._fitting.add((shape, training))
+
+    def binds(self, shape: Shape, training: bool) -> None:
+        """The part of the check that compares sizes alone, as a compiler can follow it; shape (C, H, W)."""
+        built, bound = self.root.input, self._bound[training]
         if len(shape) != len(built) or shape[0] != built[0]:
             raise TreeError(f"the network takes images {times(built)} (C×H×W), in a batch, and gets {times(shape)}")
-        bound = [node for node in flat(root) if node.sized and (training or not node.training_only)]
-        if bound:
-            layer = bound[0].path or type(bound[0].layer).__name__
+        if bound and shape != built:
             raise TreeError(
-                f"the network was built for images {times(built)} (C×H×W) and gets {times(shape)}; {layer} binds"
-                f" it to that size: resize the images, or build it for {times(shape)}"
+                f"the network was built for images {times(built)} (C×H×W) and gets {times(shape)};"
+                f" {bound[0].path or type(bound[0].layer).__name__} binds it to that size: resize the images, or build"
+                f" it for {times(shape)}"
             )
-        run = root.layer if training else _without_heads(root.layer)
-        resolve(run, shape)  # names the layer for whose kernel a map is too small
-        self._fitting.add((shape, training))
 
 
 def times(shape: Shape) -> str:

@@ -1,6 +1,7 @@
 """The module that comes out: its names, its weights, its modes and sizes, and its life without imori around it."""
 
 import copy
+import pickle
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.export import Dim, export
 import imori
 from imori import frameworks
 from imori.errors import ImoriError, TreeError, WeightsError
+from imori.frameworks import base
 from imori.frameworks import torch as framework
 from imori.frameworks.torch.layers import Combinator, head_weights
 from imori.frameworks.torch.weights import as_images
@@ -221,6 +223,38 @@ def test_another_size_is_refused_where_a_layer_depends_on_it() -> None:
         imori.logits(imori.build(Flatten(), SHAPE, "torch"), random_images((2, 5, 7)))
     free = build(Chain(conv=Conv(4, 3), pool=GlobalAvgPool(), fc=Linear(3)))
     assert imori.logits(free, random_images((2, 9, 4))).shape == (3, 3)
+
+
+def test_a_map_that_is_too_small_is_refused_by_the_layers_name() -> None:
+    head = Aux(Chain(conv=Conv(4, 5), pool=GlobalAvgPool(), fc=Linear(3)))
+    free = build(Chain(conv=Conv(4, 3), side=head, pool=MaxPool(2), gap=GlobalAvgPool(), fc=Linear(3)), (2, 16, 16))
+    small = torch.zeros(2, 2, 3, 9, dtype=torch.float64)
+    sentence = (
+        r"^pool: a kernel of 2×2 does not fit into its input 4×1×7 .*; this layer's input must be 2 high at least"
+    )
+    for _ in range(2):  # what is refused is not remembered as fitting
+        with pytest.raises(TreeError, match=f"{sentence}: use larger images or a smaller kernel$"):
+            free.eval()(small)
+    with pytest.raises(TreeError, match=r"^side\.conv: a kernel of 5×5 does not fit into its input 4×1×7 "):
+        free.train()(small)
+    assert free.eval()(torch.zeros(2, 2, 6, 9, dtype=torch.float64)).shape == (2, 3)
+
+
+def test_sizes_that_were_seen_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = build(Chain(conv=Conv(4, 3), pool=GlobalAvgPool(), fc=Linear(3)))
+    checked = []
+    monkeypatch.setattr(base, "resolve", lambda tree, shape: checked.append(shape))
+    for size in ((6, 7), (9, 4), (9, 4), (5, 5), (9, 4)):
+        for count in (1, 3):
+            imori.logits(free, random_images((2, *size), count))
+    assert checked == [(2, 9, 4), (2, 5, 5)]
+
+
+def test_a_module_can_be_pickled() -> None:
+    images = random_images()
+    native = build(TAPPED)
+    again = pickle.loads(pickle.dumps(native))  # noqa: S301
+    np.testing.assert_array_equal(imori.logits(again, images), imori.logits(native, images))
 
 
 # --- auxiliary heads --------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from imori import tree as t
 from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, Setup, Weights, check_paths
-from imori.frameworks.torch.layers import InputCheck, awake, module_of
+from imori.frameworks.torch.layers import InputHook, awake, module_of
 from imori.frameworks.torch.step import TorchStep
 from imori.frameworks.torch.weights import as_array, as_images, canonical, exact, tensors, unwrapped
 from imori.shapes import Node
@@ -58,7 +58,7 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> nn.Module:
             state[key] = torch.tensor(weights[name], dtype=getattr(torch, dtype), device=device)
     native.load_state_dict(state, assign=True)
     native.to(device=device, dtype=getattr(torch, dtype))
-    native.register_forward_pre_hook(InputCheck(root))
+    native.register_forward_pre_hook(InputHook(root))
     return native
 
 
@@ -66,7 +66,7 @@ def owns(native: object) -> bool:
     """Whether `build` made the module, be it trained or compiled since."""
     if not isinstance(native, nn.Module):
         return False
-    return any(isinstance(hook, InputCheck) for hook in unwrapped(native)._forward_pre_hooks.values())
+    return any(isinstance(hook, InputHook) for hook in unwrapped(native)._forward_pre_hooks.values())
 
 
 def load(native: nn.Module, weights: Weights) -> None:

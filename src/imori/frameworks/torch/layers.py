@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from imori import tree as t
-from imori.errors import TreeError
-from imori.shapes import Node, Shape, Sides, Window, flat
+from imori.frameworks.base import InputCheck
+from imori.shapes import Node, Sides, Window
 
 
 def module_of(node: Node) -> nn.Module:
@@ -114,11 +114,6 @@ def _outward(pads: Sides) -> tuple[int, int, int, int]:
     """Top, bottom, left, right, in the order of `F.pad`: the last axis first."""
     top, bottom, left, right = pads
     return (left, right, top, bottom)
-
-
-def times(shape: Shape) -> str:
-    """A shape as people write it."""
-    return "×".join(map(str, shape))
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -318,26 +313,18 @@ def awake(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
             yield from awake(child, f"{path}.{name}" if path else name)
 
 
-class InputCheck:
+class InputHook:
     """Refuses images that the network was not built for. A hook before the root, so that it is no layer among them."""
 
     def __init__(self, root: Node) -> None:
-        self.shape = root.input
-        sized = [(node.path or type(node.layer).__name__, node.training_only) for node in flat(root) if node.sized]
-        self.bound = {
-            training: next((path for path, in_head in sized if training or not in_head), None)
-            for training in (False, True)
-        }
+        self.check = InputCheck(root)
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """TreeError that names both sizes, and the layer that binds the network to its own."""
+        """TreeError from the check; under `torch.compile` and `torch.export`, from its comparison of sizes alone."""
         if len(inputs) != 1:
             return  # torch's own message says it better
-        got, want, layer = tuple(inputs[0].shape[1:]), self.shape, self.bound[module.training]
-        if len(got) != len(want) or got[0] != want[0]:
-            raise TreeError(f"the network takes images {times(want)} (C×H×W), in a batch, and gets {times(got)}")
-        if layer is not None and got != want:
-            raise TreeError(
-                f"the network was built for images {times(want)} (C×H×W) and gets {times(got)}; {layer} binds it to"
-                f" that size: resize the images, or build it for {times(got)}"
-            )
+        shape = tuple(inputs[0].shape)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            self.check.binds(shape[1:], module.training)
+        else:
+            self.check(shape, module.training)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from imori import optimizers as o
 from imori.errors import ImoriError
-from imori.frameworks.base import Array, Setup, Weights
-from imori.frameworks.torch.layers import head_weights, times
+from imori.frameworks.base import Array, Setup, Weights, times
+from imori.frameworks.torch.layers import head_weights
 from imori.frameworks.torch.weights import as_array, as_images, exact, place, tensors, unwrapped
 from imori.shapes import Shape
 from imori.weights.names import compare
