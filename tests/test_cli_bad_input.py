@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from imori import frameworks
+from imori.weights.file import read_tensors, save_tensors
 
 SHORT = ("--model", "lenet", "--framework", "numpy", "--iterations", 1, "-b", 4)
 
@@ -242,6 +244,27 @@ def test_a_model_file_cut_short(command, digits_run: Path, photos, tmp_path: Pat
     file.write_bytes((digits_run / "model.safetensors").read_bytes()[:-300])
     arguments = {"train": ("digits", "--weights", file), "show": (file,)}.get(command_name, (file, folder))
     command(command_name, *arguments).refuses("cut.safetensors", "cut short")
+
+
+@pytest.mark.parametrize("command_name", ["test", "predict", "train", "resume"])
+@pytest.mark.parametrize(
+    ("changes", "mention"),
+    [({"std": [0.0]}, "preprocessing: std is (0.0,); it must be 1 numbers"), ({"gamma": 2}, "gamma unknown")],
+    ids=["impossible", "unknown"],
+)
+def test_a_model_file_with_damaged_preprocessing(
+    command, digits_run: Path, photos, tmp_path: Path, command_name: str, changes: dict[str, object], mention: str
+) -> None:
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    for name in ("model.safetensors", "last.safetensors"):
+        tensors, metadata = read_tensors(run / name)
+        damaged = json.dumps(json.loads(metadata["preprocessing"]) | changes)
+        save_tensors(run / name, tensors, metadata | {"preprocessing": damaged})
+    file = run / "model.safetensors"
+    flags = {"train": ("train", "digits", "--weights", file), "resume": ("train", "--resume", run)}
+    arguments = flags.get(command_name, (command_name, file, photos("pets", cat=2, dog=2)))
+    named = run / "last.safetensors" if command_name == "resume" else file
+    command(*arguments).refuses(f"error: {named}: ", mention)
 
 
 def test_a_model_file_of_others(command, tmp_path: Path) -> None:

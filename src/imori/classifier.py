@@ -209,7 +209,7 @@ def load(path: str | Path, framework: str | None = None, device: str = "auto") -
     if framework is None and trained_in and frameworks.installed(trained_in):
         framework = trained_in
     chosen = frameworks.get(framework)
-    Preprocessing.from_data(dict(card.preprocessing))
+    Preprocessing.from_data(card.preprocessing, str(path))
     place = chosen.device(device)
     native = frameworks.build(card.tree, card.input, frameworks.name_of(chosen), weights, device=place)
     return Classifier(native, card, chosen, place, run)

@@ -96,7 +96,7 @@ def _start(
 ) -> Run:
     chosen = frameworks.get(recipe.framework)
     recipe = replace(recipe, framework=frameworks.name_of(chosen))
-    given = None if start_from is None else read_model(_model_file(start_from))
+    given = None if start_from is None else _read(_model_file(start_from))
     name = recipe.model
     if name is None:
         name, tree = (given[1].model or "a tree", given[1].tree) if given else ("resnet18", None)
@@ -142,6 +142,7 @@ def _resume(run: Run, machine: _Machine) -> Run:
     weights, memory, progress, card = run.read_last()
     root = resolve(card.tree, card.input)
     check(weights, root, str(run.last_file))
+    Preprocessing.from_data(card.preprocessing, str(run.last_file))
     splits = _open(run.data, recipe, machine)
     if _fingerprint(splits) != progress.fingerprint or tuple(splits.classes) != card.classes:
         raise RunError(
@@ -160,6 +161,13 @@ def _resume(run: Run, machine: _Machine) -> Run:
 def _model_file(path: str | Path) -> Path:
     path = Path(path)
     return find_run(path).model_file if path.is_dir() or path.name == "latest" else path
+
+
+def _read(file: Path) -> tuple[Weights, Card]:
+    """A model file, its preprocessing checked."""
+    weights, card = read_model(file)
+    Preprocessing.from_data(card.preprocessing, str(file))
+    return weights, card
 
 
 def _next_run(model: str) -> Path:
@@ -196,7 +204,7 @@ def _preprocessing(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[
     assert recipe.model is not None
     size = recipe.size if isinstance(recipe.size, tuple) or recipe.size is None else (recipe.size, recipe.size)
     if given is not None:
-        old = Preprocessing.from_data(dict(given.preprocessing))
+        old = Preprocessing.from_data(given.preprocessing)
         new = replace(old, size=size or old.size)
         kind = recipe.resize or old.resize
     else:
@@ -259,7 +267,7 @@ def _job(
         precision=recipe.precision,
         clip=recipe.clip,
     )
-    preprocessing = Preprocessing.from_data(dict(card.preprocessing))
+    preprocessing = Preprocessing.from_data(card.preprocessing)
     assert recipe.crop is not None
     assert recipe.flip is not None
     augmentation = Augmentation(
