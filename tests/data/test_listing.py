@@ -104,18 +104,74 @@ def test_names_that_are_no_text(folder) -> None:
 
 def test_links_are_followed_and_never_for_ever(folder, tmp_path: Path) -> None:
     root = folder({"cat": 2, "dog": 1})
-    elsewhere = folder({"owl": 3}, "elsewhere")
+    elsewhere = folder({"owl": 3, "more": 2}, "elsewhere")
     (root / "owl").symlink_to(elsewhere / "owl")
-    (root / "dog" / "again").symlink_to(root / "cat")
-    (root / "dog" / "up").symlink_to(root)
+    (root / "dog" / "more").symlink_to(elsewhere / "more")
+    (elsewhere / "more" / "round").symlink_to(elsewhere / "more")
     (root / "cat" / "broken.png").symlink_to(tmp_path / "nowhere.png")
     found = read(root)
     assert found.parts[WHOLE].classes == ("cat", "dog", "owl")
     counts = Counter(label for _, label in found.parts[WHOLE].photos)
-    assert counts == {"cat": 3, "owl": 3, "dog": 1 + 3 + (3 + 3)}, "dog holds its own, cat again, and up: cat and owl"
+    assert counts == {"cat": 3, "owl": 3, "dog": 1 + 2}
+    assert found.notes == (
+        f"in {root}, 1 link that leads back to photos of the data set was left out (the first is"
+        f" {root / 'dog' / 'more' / 'round'})",
+    )
     splits = open_splits(root)
     assert [Path(one.path).name for one in splits.skipped].count("broken.png") >= 1
     assert splits.skipped[0].reason == "no such file or directory"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["root", "parent", "cat", "cat/inside", "dog", "cat/0.png", "dog/0.png", "elsewhere/back"],
+)
+def test_a_link_brings_in_no_photo_of_the_set_again(folder, target: str) -> None:
+    """Not of another class, and not a second time of its own."""
+    root = folder({"cat": 2, "cat/inside": 1, "dog": 1})
+    back = folder({"owl": 1}, "elsewhere") / "back"
+    back.symlink_to(root / "cat")
+    places = {"root": root, "parent": root.parent, "elsewhere/back": back}
+    link = root / "dog" / f"link{Path(target).suffix}"
+    link.symlink_to(places.get(target, root / target))
+    found = read(root)
+    assert names(found.parts[WHOLE]) == ["cat/0.png", "cat/0.png", "cat/1.png", "dog/0.png"]
+    assert found.notes == (
+        f"in {root}, 1 link that leads back to photos of the data set was left out (the first is {link})",
+    )
+
+
+@pytest.mark.parametrize("target", [".", "..", "cat", "cat/inside"])
+def test_a_link_that_only_leads_back_is_no_class(folder, target: str) -> None:
+    root = folder({"cat": 2, "cat/inside": 1, "dog": 1})
+    (root / "also").symlink_to(root / target)
+    found = read(root)
+    assert found.parts[WHOLE].classes == ("cat", "dog")
+    assert len(found.notes) == 1
+    assert found.notes[0].endswith(f"was left out (the first is {root / 'also'})")
+
+
+def test_a_link_brings_no_photo_of_another_part_in(folder) -> None:
+    root = folder({"train/cat": 2, "train/dog": 2, "test/cat": 3, "test/dog": 1, "store/dog": 2})
+    (root / "train" / "cat" / "more").symlink_to(root / "test")
+    (root / "train" / "cat" / "too.png").symlink_to(root / "test" / "cat" / "0.png")
+    (root / "train" / "dog" / "more").symlink_to(root / "store" / "dog")
+    found = read(root)
+    assert names(found.parts["train"]) == ["cat/0.png", "cat/1.png", *["dog/0.png"] * 2, *["dog/1.png"] * 2]
+    assert "2 links that lead back to photos of the data set were left out" in found.notes[0]
+
+
+def test_all_may_be_links(folder) -> None:
+    """Divided sets are often made so: nothing but links into one store, which may lie in the folder itself."""
+    root = folder({".store/a": 2, ".store/b": 2, "train": 0, "val": 0})
+    for part in ("train", "val"):
+        for name in "ab":
+            (root / part / name).symlink_to(root / ".store" / name)
+    (root / "test").symlink_to(root / "val")
+    found = read(root)
+    for part in ("train", "val", "test"):
+        assert names(found.parts[part]) == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+    assert found.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -203,6 +259,59 @@ def test_a_list_may_name_the_part(folder, column: str) -> None:
     assert {Path(name).name for name in splits.val.names} == {"2.png"}
 
 
+SPELLINGS = {
+    "the same": lambda root: "cat/0.png",
+    "dot": lambda root: "./cat/0.png",
+    "up": lambda root: "dog/../cat/0.png",
+    "absolute": lambda root: str(root / "cat" / "0.png"),
+    "folder link": lambda root: "link/0.png",
+    "file link": lambda root: "link.png",
+}
+
+
+@pytest.fixture
+def linked(folder) -> Path:
+    root = folder({"cat": 2, "dog": 2})
+    (root / "link").symlink_to("cat")
+    (root / "link.png").symlink_to(root / "cat" / "0.png")
+    return root
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (("dog", "train"), r"as dog in train where that line has cat in train"),
+        (("cat", "val"), r"as cat in val where that line has cat in train"),
+    ],
+    ids=["label", "split"],
+)
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_a_photo_has_one_label_and_one_split(
+    linked: Path, spelling, row: tuple[str, str], says: str, name: str
+) -> None:
+    rows = [("cat/0.png", "cat", "train"), ("dog/0.png", "dog", "train"), (spelling(linked), *row)]
+    keys = ("path", "label", "split")
+    lines = [json.dumps(dict(zip(keys, row, strict=True))) for row in rows]
+    text = "\n".join(lines) if name.endswith("jsonl") else "\n".join(map(",".join, [keys, *rows]))
+    (linked / name).write_text(text)
+    first = 1 if name.endswith("jsonl") else 2
+    with pytest.raises(DataError, match=rf"line {first + 2} has the photo of line {first} once more, {says}: .*keep"):
+        read(linked / name)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_photo_that_is_listed_twice_alike_is_taken_once(linked: Path, spelling) -> None:
+    again = spelling(linked)
+    (linked / "list.csv").write_text(f"path,label\ncat/0.png,cat\ndog/0.png,dog\n{again},cat\n{again},cat\n")
+    found = read(linked / "list.csv")
+    assert names(found.parts[WHOLE]) == ["cat/0.png", "dog/0.png"]
+    assert found.notes == (
+        f"{linked / 'list.csv'}: 2 lines repeat photos with the same label, taken once: the first is line 4"
+        f" ({linked / again})",
+    )
+
+
 def test_numbers_are_labels_too_and_absolute_paths_are_paths(folder, tmp_path: Path) -> None:
     root = folder({"cat": 2, "dog": 2})
     rows = [{"path": str(root / path), "label": int(label == "dog")} for path, label in ROWS]
@@ -222,7 +331,7 @@ def test_numbers_are_labels_too_and_absolute_paths_are_paths(folder, tmp_path: P
         (
             "a.csv",
             "path,label\ncat/0.png,cat\ncat/0.png,dog\n",
-            r"line 3 repeats the photo of line 2: \S*0\.png; keep one",
+            r"line 3 has the photo of line 2 once more, as dog where that line has cat: \S*0\.png; keep one",
         ),
         ("a.csv", 'path,label\n"cat/0.png,cat\n', r"line \d is no CSV: .*; quote its fields"),
         (

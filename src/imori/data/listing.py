@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imori.data.photos import entries, extensions, left_out, walk
+from imori.data.photos import entries, extensions, folders_above, leads_to, left_out, left_out_links, walk
 from imori.errors import DataError
 
 PARTS = {
@@ -66,7 +67,8 @@ def read(path: Path) -> Listing:
 def read_folder(root: Path) -> Listing:
     """root/train/class/… with val and test beside train, or root/class/…; see PARTS for their names.
 
-    Whatever lies inside a class folder, at any depth, is of that class. DataError says what is amiss and where.
+    Whatever lies inside a class folder, at any depth, is of that class. Links are followed, but not to the set's own
+    class folders: they would bring photos in twice. DataError says what is amiss and where.
     """
     parts: dict[str, Path] = {}
     strangers: list[Path] = []
@@ -79,7 +81,7 @@ def read_folder(root: Path) -> Listing:
         else:
             parts[part] = entry
     if not parts:
-        whole, notes = _classes(root)
+        whole, notes = _classes(root, _class_folders(root)[0])
         return Listing(str(root), {WHOLE: whole}, notes)
     beside = [entry.name for entry in strangers if entry.is_dir()]
     if beside and "train" not in parts:
@@ -87,7 +89,8 @@ def read_folder(root: Path) -> Listing:
             f"{root} has {', '.join(sorted(parts))} beside {', '.join(beside)} and no train; rename what is meant as a "
             "class, or put the class folders into train"
         )
-    read = {name: _classes(folder) for name, folder in parts.items()}
+    own = [folder for part in parts.values() for folder in _class_folders(part)[0]]
+    read = {name: _classes(folder, own) for name, folder in parts.items()}
     notes = tuple(note for _, noted in read.values() for note in noted)
     for entry in strangers:
         if entry.is_dir():
@@ -97,10 +100,28 @@ def read_folder(root: Path) -> Listing:
     return Listing(str(root), {name: listed for name, (listed, _) in read.items()}, notes)
 
 
-def _classes(folder: Path) -> tuple[Part, tuple[str, ...]]:
-    """The photos of a folder of class folders, and notes on the files that were left out."""
+def _class_folders(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The class folders of a folder, and the links in it that only lead to those, above them or into them."""
+    folders = sorted(entry for entry in entries(folder) if entry.is_dir())
+    kept = [entry for entry in folders if not entry.is_symlink()]
+    real = set(map(os.path.realpath, kept))
+    above = folders_above([*real, os.path.realpath(folder / "any")])
+    links = []
+    for entry in filter(Path.is_symlink, folders):
+        place = os.path.realpath(entry)
+        if leads_to(place, real, above):
+            links.append(entry)
+        else:
+            kept.append(entry)
+            real.add(place)
+            above |= folders_above([place])
+    return sorted(kept), links
+
+
+def _classes(folder: Path, own: list[Path]) -> tuple[Part, tuple[str, ...]]:
+    """The photos of a folder of class folders, and notes on the files that were left out; `own` as in `walk`."""
     inside = sorted(entries(folder))
-    classes = [entry for entry in inside if entry.is_dir()]
+    classes, links = _class_folders(folder)
     loose = [entry for entry in inside if not entry.is_dir()]
     known = extensions()
     stray = [entry for entry in loose if entry.suffix.lower() in known]
@@ -110,14 +131,16 @@ def _classes(folder: Path) -> tuple[Part, tuple[str, ...]]:
         holds = "photos but no class folders" if stray else "no class folders"
         raise DataError(f"{folder} has {holds}; put each photo into a folder that is named as its class")
     photos, others = [], [entry for entry in loose if entry.suffix.lower() not in known]
+    real = frozenset(map(os.path.realpath, own))
     for entry in classes:
-        found, rest = walk(entry)
+        found, rest, back = walk(entry, real)
         label = unicodedata.normalize("NFC", entry.name)  # macOS may spell "é" in two characters
         if any("\ud800" <= letter <= "\udfff" for letter in label):
             raise DataError(f"the class folder {str(entry)!r} has a name that is not in UTF-8; rename it")
         photos += [(str(photo), label) for photo in found]
         others += rest
-    notes = left_out(others, f"in {folder}, ")
+        links += back
+    notes = left_out(others, f"in {folder}, ") + left_out_links(links, f"in {folder}, ")
     if stray:
         lie = f"{len(stray)} photos lie" if len(stray) > 1 else "1 photo lies"
         notes += (f"{lie} beside the class folders of {folder}, of no class: left out (the first is {stray[0]})",)
@@ -131,30 +154,46 @@ def _classes(folder: Path) -> tuple[Part, tuple[str, ...]]:
 def read_list(path: Path) -> Listing:
     """A list with a path and a label a line, and perhaps a split; COLUMNS has their other names.
 
-    Paths are relative to the list's own folder. DataError names the line.
+    Paths are relative to the list's own folder. A photo that is listed again in the same way, under any spelling of its
+    path, is taken once, and noted; with another label or split it is refused. DataError names the line.
     """
     photos: dict[str, list[tuple[str, str]]] = {}
-    lines: dict[str, int] = {}
+    lines: dict[str, tuple[int, str, str]] = {}
+    repeats: list[str] = []
     for line, row in _json_rows(path) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(path):
         where = f"{path}, line {line}"
         photo = str(path.parent / _field(row, "path", where))
-        part = _part(row, where)
-        if photo in lines:
-            raise DataError(f"{where} repeats the photo of line {lines[photo]}: {photo}; keep one of them")
         if not Path(photo).is_file():
             raise DataError(f"{where}: there is no file {photo}; paths are relative to the list's own folder")
-        lines[photo] = line
-        photos.setdefault(part, []).append((photo, unicodedata.normalize("NFC", _field(row, "label", where))))
+        label, part = unicodedata.normalize("NFC", _field(row, "label", where)), _part(row, where)
+        first, *said = lines.setdefault(os.path.realpath(photo), (line, label, part))
+        if said != [label, part]:
+            raise DataError(
+                f"{where} has the photo of line {first} once more, as {_put(label, part)} where that line has"
+                f" {_put(*said)}: {photo}; keep one of them"
+            )
+        if first == line:
+            photos.setdefault(part, []).append((photo, label))
+        else:
+            repeats.append(f"line {line} ({photo})")
     if not photos:
         raise DataError(f"{path} lists no photos; give a path and a label a line")
     if WHOLE in photos and len(photos) > 1:
-        line = lines[photos[WHOLE][0][0]]
+        line = next(line for line, _, part in lines.values() if part == WHOLE)
         raise DataError(f"{path}, line {line} has no split where other lines have one; write train, val or test there")
     parts = {
         name: Part(f"{path} ({name})", tuple(sorted({label for _, label in listed})), tuple(listed))
         for name, listed in sorted(photos.items())
     }
-    return Listing(str(path.parent), parts, ())
+    notes: tuple[str, ...] = ()
+    if repeats:
+        number = f"{len(repeats)} lines repeat photos" if len(repeats) > 1 else "1 line repeats a photo"
+        notes = (f"{path}: {number} with the same label, taken once: the first is {repeats[0]}",)
+    return Listing(str(path.parent), parts, notes)
+
+
+def _put(label: str, part: str) -> str:
+    return label if part == WHOLE else f"{label} in {part}"
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -17,7 +17,7 @@ import re
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,29 +83,46 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in HIDDEN
 
 
-def walk(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All photos under a folder and all files that are none, each sorted. Hidden ones count as neither.
+def walk(folder: Path, own: Collection[str] = ()) -> tuple[list[Path], list[Path], list[Path]]:
+    """All photos under a folder, all files that are none, and the links left out, each sorted. Hidden ones are in none.
 
-    Symbolic links are followed; one that leads back to a folder above it is not.
+    Symbolic links are followed, but not to what is there already: the folder itself, the `own` folders (real paths) and
+    what another link led to. So nothing is found twice, and never without end.
     """
-    known = extensions()
+    known, seen = extensions(), {*own, os.path.realpath(folder)}
+    above = folders_above(seen)
     photos: list[Path] = []
     others: list[Path] = []
+    links: list[Path] = []
 
-    def enter(place: Path, above: frozenset[str]) -> None:
-        real = os.path.realpath(place)
-        if real in above:
-            return
+    def enter(place: Path) -> None:
         for entry in sorted(entries(place), key=lambda entry: entry.name):
+            if entry.is_symlink() and entry.exists():
+                real = os.path.realpath(entry)
+                if leads_to(real, seen, above):
+                    links.append(entry)
+                    continue
+                seen.add(real)
+                above.update(folders_above([real]))
             if entry.is_dir():
-                enter(entry, above | {real})
+                enter(entry)
             elif entry.suffix.lower() in known and (entry.is_file() or not entry.exists()):
                 photos.append(entry)  # a broken link too: opening it says by name that it is one
             else:
                 others.append(entry)
 
-    enter(folder, frozenset())
-    return photos, others
+    enter(folder)
+    return photos, others, links
+
+
+def folders_above(places: Iterable[str]) -> set[str]:
+    """All folders that contain one of the places."""
+    return {str(above) for place in places for above in Path(place).parents}
+
+
+def leads_to(place: str, folders: Collection[str], above: Collection[str]) -> bool:
+    """Whether a real path is one of the folders, lies in one, or is one of those `above` them."""
+    return place in above or any(str(part) in folders for part in (Path(place), *Path(place).parents))
 
 
 def entries(folder: Path) -> list[Path]:
@@ -124,6 +141,15 @@ def left_out(others: list[Path], where: str = "") -> tuple[str, ...]:
     listed = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     number = f"{len(others)} files that are no photos were" if len(others) > 1 else "1 file that is no photo was"
     return (f"{where}{number} left out: {listed} (the first is {others[0]})",)
+
+
+def left_out_links(links: list[Path], where: str = "") -> tuple[str, ...]:
+    """The note on links that were not followed. Empty without any."""
+    if not links:
+        return ()
+    number = f"{len(links)} links that lead back to photos" if len(links) > 1 else "1 link that leads back to photos"
+    verb = "were" if len(links) > 1 else "was"
+    return (f"{where}{number} of the data set {verb} left out (the first is {links[0]})",)
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
