@@ -116,15 +116,17 @@ def test_predict_as_json_and_csv(command, pets_run: Path, photos) -> None:
     assert list(rows[0]) == ["photo", "class_1", "probability_1", "class_2", "probability_2", "error"]
 
 
-@pytest.mark.parametrize("name", ["answers.csv", "answers.json", "answers"])
+@pytest.mark.parametrize("name", ["answers.csv", "answers.JSON", "answers --format csv", "x.xls --format json"])
 def test_predict_into_a_file(command, pets_run: Path, photos, tmp_path: Path, name: str) -> None:
     folder = photos("new", cat=1, dog=1)
-    answer = command("predict", pets_run, folder, "--output", tmp_path / name)
+    as_json = name.lower().endswith("json")
+    name, *flags = name.split()
+    answer = command("predict", pets_run, folder, "--output", tmp_path / name, *flags)
     assert (answer.code, answer.out) == (0, "")
     text = (tmp_path / name).read_text(encoding="utf-8")
-    assert text.startswith("[") == name.endswith("json")
+    assert text.startswith("[") == as_json
     assert "dog0.png" in text
-    shown = command("predict", pets_run, folder, "--format", "json" if name.endswith("json") else "csv").out
+    shown = command("predict", pets_run, folder, "--format", "json" if as_json else "csv").out
     assert text == shown
 
 
@@ -163,7 +165,10 @@ def test_predict_refuses(command, pets_run: Path, photos, tmp_path: Path) -> Non
     command("predict", pets_run, tmp_path / "no*.jpg").refuses("no*.jpg")
     command("predict", pets_run, folder, "--top", 0).refuses("--top is 0", "from 1")
     command("predict", pets_run, folder, "--output", tmp_path / "x.txt", "--format", "table").refuses("x.txt", "csv")
-    assert not (tmp_path / "x.txt").exists()
+    for name in ("x.xls", "x.json.gz", "csv", "x."):
+        answer = command("predict", pets_run, folder, "--output", tmp_path / name)
+        answer.refuses(f"{name} does not end in .csv or .json; name it so, or choose by --format csv or json")
+    assert {path.name for path in tmp_path.iterdir()} == {"new"}
     command("predict", tmp_path / "norun", folder).refuses("norun")
     command("predict", pets_run, folder, "--framework", "caffe").refuses("'caffe'", "numpy")
     command("predict", pets_run, folder, "--device", "abacus").refuses("'abacus'", "cpu")

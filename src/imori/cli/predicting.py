@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from imori.classifier import Prediction
 
 FORMATS = ("table", "csv", "json")
+SAVED = FORMATS[1:]
 
 
 def declare(parser: Parser, command: str) -> None:
@@ -36,9 +37,11 @@ def declare(parser: Parser, command: str) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="photos, folders of photos, or patterns as '*.jpg'")
     parser.add_argument("--top", type=whole, default=3, metavar="N", help="classes named for each photo (default: 3)")
     parser.add_argument(
-        "--format", choices=FORMATS, help="table, csv or json (default: by the name of --output, else table)"
+        "--format", choices=FORMATS, help="table, csv or json (default: by the extension of --output, else table)"
     )
-    parser.add_argument("--output", metavar="FILE", help="write there, not to the screen")
+    parser.add_argument(
+        "--output", metavar="FILE", help="write there, not to the screen: a .csv or .json, or any name with --format"
+    )
 
 
 def run(arguments: argparse.Namespace, command: str) -> int:
@@ -47,13 +50,14 @@ def run(arguments: argparse.Namespace, command: str) -> int:
 
     if arguments.top < 1:
         raise DataError(f"--top is {arguments.top}; it must be a whole number from 1")
+    form = _format(arguments.format, arguments.output)
     model = trained.load(arguments)
     photos = find_images(arguments.images)
     answers = list(_watched(model.predictions(photos, arguments.top, arguments.strict), len(photos)))
     bad = [answer.error for answer in answers if answer.error is not None]
     for reason in bad:
         warn(reason)
-    _write(answers, _format(arguments), min(arguments.top, len(model.classes)), arguments.output)
+    _write(answers, form, min(arguments.top, len(model.classes)), arguments.output)
     if len(bad) == len(answers):
         raise DataError(f"{counted(len(bad), 'photo')} given, and none could be read; give some that a viewer opens")
     if bad:
@@ -71,9 +75,19 @@ def _watched(answers: Iterator[Prediction], total: int) -> Iterable[Prediction]:
     return track(answers, "looking", total, console=Console(stderr=True), transient=True)
 
 
-def _format(arguments: argparse.Namespace) -> str:
-    suffix = Path(arguments.output or "").suffix.lower().removeprefix(".")
-    return arguments.format or (suffix if suffix in FORMATS else "csv" if arguments.output else "table")
+def _format(asked: str | None, output: str | None) -> str:
+    """The form of the answers: as asked, or by the file's extension. DataError where a file could not be so written."""
+    if output is None:
+        return asked or "table"
+    form = asked or Path(output).suffix.lower().removeprefix(".")
+    if asked == "table":
+        raise DataError(f"--format table is for the screen; write {output} as {' or '.join(SAVED)}")
+    if form not in SAVED:
+        raise DataError(
+            f"--output {output} does not end in .{' or .'.join(SAVED)}; name it so, or choose by"
+            f" --format {' or '.join(SAVED)}"
+        )
+    return form
 
 
 def _write(answers: Sequence[Prediction], form: str, top: int, output: str | None) -> None:
@@ -92,8 +106,6 @@ def _save(answers: Sequence[Prediction], form: str, top: int, path: Path) -> Non
     """Writes the file, whole or not at all."""
     from imori.weights.file import written
 
-    if form == "table":
-        raise DataError(f"--format table is for the screen; write {path} as csv or json")
     text = json.dumps([_data(answer) for answer in answers], indent=2, ensure_ascii=False) + "\n"
     with written(path) as beside:
         beside.write_text(text if form == "json" else _csv(answers, top), encoding="utf-8", errors="backslashreplace")
