@@ -14,7 +14,8 @@ import imori
 from imori import catalogue, frameworks
 from imori.cli import COMMANDS, parser
 from imori.cli.networks import paper
-from imori.shapes import summary
+from imori.shapes import resolve, summary
+from imori.weights.tables import PUBLISHERS, names_in
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.ja.md")
@@ -151,12 +152,23 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def publish_resnet18() -> None:
+    """A resnet18.pth as torchvision writes it, with random numbers, in the working directory."""
+    root = resolve(imori.model("resnet18"), (3, 224, 224))
+    names = names_in(PUBLISHERS["torchvision"]["resnet"], root)
+    start = imori.initial_weights(root.layer, root.input)
+    torch = pytest.importorskip("torch")
+    torch.save({names[name]: torch.from_numpy(value) for name, value in start.items()}, "resnet18.pth")
+
+
 @pytest.mark.parametrize("name", READMES)
 def test_python_examples_run(name: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks_of(name, "python"):
         needed = {word for word in frameworks.names() if f'framework="{word}"' in block}
         if not all(map(frameworks.installed, needed)):
             pytest.skip(f"{', '.join(sorted(needed))}: not all installed")
+        if "resnet18.pth" in block:
+            publish_resnet18()
         variables: dict[str, object] = {}
         exec(compile(block, name, "exec"), variables)  # noqa: S102
         said = capsys.readouterr().out

@@ -22,12 +22,11 @@ import numpy as np
 import safetensors
 
 from imori import tree as t
-from imori.errors import NameUnknown, RunError, TreeError, WeightsError
+from imori.errors import RunError, TreeError, WeightsError
 from imori.shapes import Node, Shape, resolve
 from imori.weights.names import Weights, check, shapes_of
 
 FORMAT = "1"
-SOURCES = ("imori",)
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bool": "BOOL",
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
@@ -124,12 +123,13 @@ def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None
 
 def read_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
     """The tensors and the metadata of a safetensors file; WeightsError where it is none, or cut short."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; WeightsError where it is none, or cut short."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
@@ -153,32 +153,18 @@ def read_model(path: str | Path) -> tuple[Weights, Card]:
     path = Path(path)
     weights, metadata = read_tensors(path)
     card = card_of(path, metadata)
-    return _fitting(weights, resolve(card.tree, card.input), path), card
+    return fitting(weights, resolve(card.tree, card.input), path), card
 
 
 def read_card(path: str | Path) -> Card:
     """What a model file says of itself, without reading its weights."""
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         metadata = file.metadata() or {}
     return card_of(path, metadata)
 
 
-def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: Shape | None = None) -> Weights:
-    """The weights of a file or a run under our canonical names, for `tree`, each checked by name and shape.
-
-    `source` says who wrote the file; "imori" reads our own model.safetensors. `shape` is the input (C, H, W), the
-    file's own unless given. WeightsError lists what is missing, unexpected or misshaped.
-    """
-    if source not in SOURCES:
-        raise NameUnknown(f"there is no source {source!r} of weights; there are {', '.join(SOURCES)}")
-    path = Path(path)
-    path = path / "model.safetensors" if path.is_dir() else path
-    weights, metadata = read_tensors(path)
-    return _fitting(weights, resolve(tree, shape or card_of(path, metadata).input), path)
-
-
-def _fitting(weights: Weights, root: Node, path: Path) -> Weights:
+def fitting(weights: Weights, root: Node, path: Path) -> Weights:
     """Checked, and in the order in which the layers run; a file's order is that of the names."""
     check(weights, root, str(path))
     for name, value in weights.items():

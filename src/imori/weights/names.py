@@ -15,6 +15,8 @@ from imori.shapes import Node, Shape, flat, resolve
 
 Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 
+SAME_NETWORK = "Use weights of the same model, variant and number of classes and channels"
+
 
 def weight_name(path: str, role: str) -> str:
     """The canonical name of a layer's weight: its path and its role."""
@@ -31,7 +33,9 @@ def check(weights: Weights, root: Node, source: str = "these weights") -> None:
     compare(weights, shapes_of(root), source)
 
 
-def compare(weights: Weights, expected: Mapping[str, Shape], source: str = "these weights") -> None:
+def compare(
+    weights: Weights, expected: Mapping[str, Shape], source: str = "these weights", remedy: str = SAME_NETWORK
+) -> None:
     """WeightsError unless `weights` hold exactly the `expected` names and shapes."""
     if not _are_arrays(weights):
         raise WeightsError(
@@ -51,10 +55,7 @@ def compare(weights: Weights, expected: Mapping[str, Shape], source: str = "thes
         if listed
     ]
     if problems:
-        raise WeightsError(
-            f"{source} do not fit this network; {'; '.join(problems)}. Use weights of the same model, variant and"
-            " number of classes and channels"
-        )
+        raise WeightsError(f"{source} do not fit this network; {'; '.join(problems)}. {remedy}")
 
 
 def _are_arrays(given: object) -> bool:

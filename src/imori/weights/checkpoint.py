@@ -1,0 +1,119 @@
+"""Tensors out of files that others wrote: .safetensors, and PyTorch's .pth, of which no code is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+
+from imori.errors import FrameworkMissing, WeightsError
+from imori.weights.file import opened
+from imori.weights.names import Weights
+
+PYTORCH = (".pth", ".pt", ".bin", ".tar")
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Where training scripts keep the weights. Averaged ones come first: they are what such a script publishes."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel, averaging and torch.compile put before every name."""
+COUNTERS = ("num_batches_tracked", "n_averaged")
+"""Counts of batches and of averaged models, which no network computes with: left out, and nothing else is."""
+
+
+def read_checkpoint(path: Path) -> Weights:
+    """Name -> array under the file's own names, out of its wrappers, without counters.
+
+    Values keep their dtype where NumPy has it; bfloat16, which it has not, becomes float32. WeightsError for a file
+    that cannot be read, holds code, or holds anything but floats.
+    """
+    if path.suffix == ".safetensors":
+        held = _read_safetensors(path)
+    elif path.suffix in PYTORCH:
+        held = _read_pytorch(path)
+    else:
+        known = ", ".join((".safetensors", *PYTORCH))
+        raise WeightsError(f"{path} is no checkpoint that can be read; name a file that ends in one of {known}")
+    names = [name for name in held if name.rpartition(".")[2] not in COUNTERS]
+    if not names:
+        raise WeightsError(f"{path} holds no weights; save model.state_dict()")
+    start = len(_prefix(names))
+    tensors = {name[start:]: held[name] for name in names}
+    for name, value in tensors.items():
+        if value.dtype.kind != "f":
+            raise WeightsError(f"{path}: {name} holds {value.dtype}, and weights are floats; save the float model")
+    return tensors
+
+
+def _prefix(names: list[str]) -> str:
+    """The wrappers' prefixes that all names have."""
+    prefix = ""
+    while more := next((p for p in PREFIXES if all(name.startswith(prefix + p) for name in names)), ""):
+        prefix += more
+    return prefix
+
+
+def _read_safetensors(path: Path) -> Weights:
+    with opened(path) as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        tensors: Weights = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "BF16"}
+    if len(tensors) < len(kinds):
+        every = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+        tensors |= {name: _widened(raw) for name, raw in every if kinds[name] == "BF16"}
+    return tensors
+
+
+def _widened(raw: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Bytes of bfloat16, which is the upper half of a float32, as float32."""
+    bits = np.frombuffer(raw["data"], "<u2").astype(np.uint32) << 16
+    return bits.view(np.float32).reshape(raw["shape"])
+
+
+def _read_pytorch(path: Path) -> Weights:
+    if importlib.util.find_spec("torch") is None:
+        raise FrameworkMissing(
+            f"{path} is a file of PyTorch, which is not installed; install it by: pip install 'imori[torch]', or take"
+            " the checkpoint as .safetensors"
+        )
+    import torch
+
+    try:
+        # Training scripts keep their arguments beside the weights: plain values, in an argparse.Namespace.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is not there; name a checkpoint") from None
+    except Exception as error:  # torch raises nearly anything at a damaged file
+        raise WeightsError(f"{path} {_refusal(error)}") from error
+    try:
+        return {str(name): _as_array(tensor) for name, tensor in _state(held).items()}
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{path} holds more than arrays by name ({error}); save model.state_dict()") from error
+
+
+def _refusal(error: Exception) -> str:
+    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"holds {found[1]}, which could run code, and was not read; save model.state_dict() by itself"
+    said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return f"cannot be read as a checkpoint of PyTorch ({said}); it may be cut short or another kind of file"
+
+
+def _state(held: Any) -> Mapping[str, Any]:
+    """The tensors by name, out of the wrapper of a training checkpoint."""
+    wrapped = (held.get(key) for key in WRAPPERS)
+    return next((state for state in wrapped if isinstance(state, Mapping)), held)
+
+
+def _as_array(tensor: Any) -> npt.NDArray[Any]:
+    """A contiguous copy, in float32 for bfloat16. TypeError or RuntimeError for a tensor that NumPy cannot hold."""
+    import torch
+
+    tensor = tensor.detach()
+    wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return np.array(wide.numpy(), order="C")

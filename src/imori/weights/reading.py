@@ -1,0 +1,42 @@
+"""Weights for a tree, out of a file of our own or of a publisher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imori import tree as t
+from imori.errors import NameUnknown
+from imori.shapes import Shape, resolve
+from imori.weights.file import card_of, fitting, read_tensors
+from imori.weights.names import Weights
+from imori.weights.published import SHAPE, read_published
+from imori.weights.tables import PUBLISHERS
+
+SOURCES = ("imori", *PUBLISHERS)
+
+
+def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: Shape | None = None) -> Weights:
+    """The weights of a file or a run under our canonical names, for `tree`, each checked by name and shape.
+
+    `source` says whose file it is. "imori" reads our own model.safetensors. "torchvision" and "timm" read a checkpoint
+    of theirs, .safetensors or PyTorch's .pth, .pt, .bin or .tar (no code in it is run), for a tree of the same model
+    with `variant=source`; the weights that a training script wrapped are found, averaged ones (EMA) first. Every
+    tensor is used and every weight filled, save for counts of batches, and for GoogLeNet's auxiliary heads: of a file
+    for a tree without heads they are left out, and in a tree for a file without heads they keep their seeded start,
+    each with a warning.
+
+    `shape` is the input (C, H, W): the file's own, or 3×224×224 for a publisher's, unless given. A file's dtype is
+    kept; bfloat16, which NumPy has not, becomes float32. WeightsError lists what is missing, unexpected or misshaped,
+    and says what helps; FrameworkMissing where a .pth is read without PyTorch.
+    """
+    if source not in SOURCES:
+        raise NameUnknown(f"there is no source {source!r} of weights; there are {', '.join(SOURCES)}")
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if source == "imori":
+        weights, metadata = read_tensors(path)
+        shape = shape or card_of(path, metadata).input
+    else:
+        shape = shape or SHAPE
+        weights = read_published(path, tree, source, shape)
+    return fitting(weights, resolve(tree, shape), path)

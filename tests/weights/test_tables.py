@@ -1,0 +1,114 @@
+"""The tables of published names: one name of theirs for each of ours, and exactly the names that are published.
+
+state_dicts.txt has what torchvision 0.28 and timm 1.0.31 themselves build, a network a line: the publisher, its model,
+ours, the width, how many tensors its state_dict has (counts of batches aside), and the CRC-32 of their names and shapes
+in order ("name 64x3x7x7", a line each).
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+
+from imori.catalogue import list_models, model, size_of, variants
+from imori.errors import NameUnknown
+from imori.shapes import resolve
+from imori.tree import BatchNorm, Chain, Conv, GlobalAvgPool, Linear, Tree
+from imori.weights import shapes_of
+from imori.weights.published import their_shapes
+from imori.weights.tables import PUBLISHERS, families_of, names_in
+
+BUILT = [(name, variant) for name in list_models() for variant in variants(name)]
+TABLES = [(publisher, family) for publisher, tables in PUBLISHERS.items() for family in tables]
+PUBLISHED = [tuple(line.split()) for line in (Path(__file__).parent / "state_dicts.txt").read_text().splitlines()]
+# The families of a model of the catalogue, by how its name begins; what begins otherwise is not published.
+FAMILIES = {
+    "alexnet": {("torchvision", "alexnet")},
+    "vgg": {("torchvision", "vgg"), ("timm", "vgg")},
+    "resnet": {("torchvision", "resnet"), ("timm", "resnet")},
+}
+
+
+@pytest.mark.parametrize(("name", "variant"), BUILT, ids=map("-".join, BUILT))
+def test_every_weight_has_one_name_of_its_own(name: str, variant: str) -> None:
+    root = resolve(model(name, variant=variant), (3, size_of(name), size_of(name)))
+    for publisher, family in TABLES:
+        names = names_in(PUBLISHERS[publisher][family], root)
+        if names is not None:
+            assert list(names) == list(shapes_of(root))
+            assert len(set(names.values())) == len(names)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_network_is_recognised_by_its_paths(name: str) -> None:
+    root = resolve(model(name), (3, size_of(name), size_of(name)))
+    found = {(publisher, family) for publisher, family in TABLES if names_in(PUBLISHERS[publisher][family], root)}
+    assert found == next((tables for begin, tables in FAMILIES.items() if name.startswith(begin)), set())
+
+
+def as_published(publisher: str, name: str, width: str) -> Tree:
+    variant = publisher if publisher in variants(name) else None
+    return model(name, variant=variant, **({} if width == "1" else {"width": float(width)}))
+
+
+@pytest.mark.parametrize(
+    ("publisher", "theirs", "name", "width", "count", "digest"),
+    PUBLISHED,
+    ids=[f"{publisher}-{theirs}-{width}" for publisher, theirs, _, width, *_ in PUBLISHED],
+)
+def test_names_and_shapes_are_those_published(
+    publisher: str, theirs: str, name: str, width: str, count: str, digest: str
+) -> None:
+    root = resolve(as_published(publisher, name, width), (3, 224, 224))
+    known = [names for table in PUBLISHERS[publisher].values() if (names := names_in(table, root))]
+    assert len(known) == 1
+    lines = [f"{key} {'x'.join(map(str, shape))}" for key, shape in their_shapes(root, known[0]).items()]
+    assert len(lines) == int(count)
+    text = "\n".join(sorted(lines))
+    assert f"{zlib.crc32(text.encode()):08x}" == digest
+
+
+# Forms that a publisher names, without a model of its own.
+UNPUBLISHED = {("torchvision", "resnext101_32x4d"), ("torchvision", "densenet264"), ("timm", "densenet264")}
+
+
+@pytest.mark.parametrize("publisher", PUBLISHERS)
+def test_every_network_of_a_publisher_is_listed(publisher: str) -> None:
+    listed = {(publisher, name) for publisher, _, name, *_ in PUBLISHED}
+    for name in list_models():
+        try:
+            model(name, variant=publisher)
+        except NameUnknown:
+            continue
+        assert (publisher, name) in listed | UNPUBLISHED
+
+
+@pytest.mark.parametrize("publisher", PUBLISHERS)
+def test_a_file_is_recognised_by_its_names(data_root: Path, publisher: str) -> None:
+    for path in sorted((data_root / "reference").glob(f"{publisher}-*.json")):
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        family = FAMILY_OF_FILE[path.stem.partition("-")[2]]
+        found = families_of(name for name, _ in spec["tensors"])
+        assert (publisher, family) in found, path
+        assert {name for _, name in found} <= {family, *(("alexnet", "vgg") if publisher == "torchvision" else ())}
+
+
+FAMILY_OF_FILE = {
+    "alexnet": "alexnet", "vgg16": "vgg", "vgg16_bn": "vgg", "googlenet": "googlenet", "resnet18": "resnet",
+    "resnet50": "resnet", "resnext50_32x4d": "resnet", "resnext101_32x4d": "resnet", "densenet121": "densenet",
+    "mobilenet_v2": "mobilenet_v2", "mobilenetv2_100": "mobilenet_v2", "mobilenetv1_100": "mobilenet_v1",
+    "legacy_xception": "xception",
+}  # fmt: skip
+
+
+def test_names_that_are_no_ones_are_no_familys() -> None:
+    assert families_of(["encoder.layer.0.weight", "head.bias"]) == []
+
+
+def test_a_tree_of_which_two_layers_would_have_one_name_is_not_recognised() -> None:
+    conv = {"conv1": Conv(4, 3, bias=False), "bn1": BatchNorm()}
+    twice = {"conv8": Conv(4, 1, bias=False), "conv9": Conv(4, 1, bias=False)}
+    root = resolve(Chain(**conv, **twice, gap=GlobalAvgPool(), fc=Linear(2)), (3, 8, 8))
+    assert names_in(PUBLISHERS["timm"]["mobilenet_v2"], root) is None
+    assert names_in(PUBLISHERS["torchvision"]["mobilenet_v2"], root) is not None
