@@ -95,6 +95,7 @@ REFUSED = {
     "no-argument": (("test",), ("RUN", "imori test --help")),
     "no-photos": (("predict", "runs/a"), ("IMAGES", "imori predict --help")),
     "no-value": (("train", "digits", "--epochs"), ("--epochs", "expected one argument")),
+    "minus-value": (("train", "digits", "--class-weights", "-1=2"), ("--class-weights", "behind =, as in --flag=-1")),
     "word-for-a-number": (("train", "digits", "--lr", "fast"), ("--lr", "'fast'", "0.001")),
     "fraction-for-a-count": (("train", "digits", "--epochs", "2.5"), ("--epochs", "'2.5'", "whole number")),
     "unknown-choice": (("train", "digits", "--opt", "lamb"), ("--opt", "lamb", "adamw")),

@@ -156,8 +156,8 @@ def test_resume(command, photos, net: str, tmp_path: Path) -> None:
     answer = command("train", "--resume", run)
     assert answer.code == 0
     assert "finished" in answer.out
-    command("train", data, "--resume", run).refuses("--resume", "no data")
-    command("train", "--resume", run, "--lr", 0.1).refuses("--resume", "no other choices")
+    command("train", data, "--resume", run).refuses("--resume", "leave out DATA")
+    command("train", "--resume", run, "--lr", 0.1).refuses("no other choices", "leave out lr")
     command("train", "--resume", tmp_path / "nothing").refuses("nothing", "run")
     before = (run / "last.safetensors").read_bytes()
     (data / "cat" / "cat0.png").unlink()

@@ -174,6 +174,33 @@ def test_predict_refuses(command, pets_run: Path, photos, tmp_path: Path) -> Non
     command("predict", pets_run, folder, "--device", "abacus").refuses("'abacus'", "cpu")
 
 
+def test_a_folder_that_is_no_run_is_said(command, pets_run: Path, photos) -> None:
+    folder = photos("new", cat=1, dog=1)
+    for arguments in (("test", folder), ("predict", folder, pets_run), ("test", folder, folder)):
+        command(*arguments).refuses(f"{folder} is no run; name the directory that `imori train` wrote")
+
+
+def test_data_that_were_moved_are_said_with_a_remedy(command, photos, tmp_path: Path) -> None:
+    folder, run = photos("pets", cat=6, dog=6), tmp_path / "run"
+    flags = ("--model", "lenet", "--framework", "numpy", "--iterations", 2, "-b", 4)
+    assert command("train", folder, *flags, "--out", run).code == 0
+    moved = folder.rename(tmp_path / "elsewhere")
+    for arguments in (("test", run), ("train", "--resume", run)):
+        command(*arguments).refuses(f"the data of {run} are no longer in {folder}; put them back there, or a link to")
+    assert command("test", run, moved).code == 0
+    folder.symlink_to(moved)
+    assert command("test", run).code == 0
+    assert command("train", "--resume", run).code == 0
+
+
+def test_a_line_end_in_a_name_does_not_break_the_table(command, pets_run: Path, photos) -> None:
+    folder = photos("new", cat=1, dog=1)
+    (folder / "cat" / "cat0.png").rename(folder / "cat" / "two\nlines.png")
+    lines = command("predict", pets_run, folder).out.splitlines()
+    assert len(lines) == 4
+    assert f"{folder}/cat/two\\nlines.png  cat " in lines[2]
+
+
 def test_latest_is_the_newest_run(command, pets_run: Path, digits_run: Path, tmp_path: Path) -> None:
     for i, run in enumerate((digits_run, pets_run)):
         shutil.copytree(run, tmp_path / "runs" / run.parent.name)

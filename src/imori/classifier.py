@@ -199,6 +199,8 @@ def load(path: str | Path, framework: str | None = None, device: str = "auto") -
     path, run = Path(path), None
     if path.is_dir() or path.name == "latest":
         run = find_run(path)
+        if not run.model_file.exists() and not run.recipe_file.exists():
+            raise RunError(f"{run.path} is no run; name the directory that `imori train` wrote, or a model.safetensors")
         if not run.model_file.exists():
             raise RunError(f"{run.path} has no model.safetensors: no epoch was finished; go on with it by --resume")
         path = run.model_file

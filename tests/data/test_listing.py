@@ -246,6 +246,20 @@ def test_lists(folder, name: str, write) -> None:
     assert names(found.parts[WHOLE]) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["list.tsv", "list.jsonl"])
+def test_lists_come_from_any_editor(folder, encoding: str, end: str, name: str) -> None:
+    root = folder({"cat": 1, "dog": 1})
+    rows = {"cat/0.png": "chât", "dog/0.png": "犬"}
+    lines = ["path\tlabel", *(f"{path}\t{label}" for path, label in rows.items())]
+    if name.endswith("jsonl"):
+        lines = [json.dumps({"path": path, "label": label}, ensure_ascii=False) for path, label in rows.items()]
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (root / name).write_bytes((mark + end.join(lines) + end).encode(encoding))
+    assert read(root / name).parts[WHOLE].classes == ("chât", "犬")
+
+
 @pytest.mark.parametrize("column", ["split", "part", "Subset"])
 def test_a_list_may_name_the_part(folder, column: str) -> None:
     root = folder({"cat": 4, "dog": 4})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import warnings
 from pathlib import Path
@@ -464,3 +465,10 @@ def test_find_images(tmp_path: Path, paint, monkeypatch) -> None:
         find_images(["empty"])
     with pytest.raises(DataError, match="no photo was given"):
         find_images([])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(DataError, match=r"pipe\.jpg cannot be used as a photo: it is a pipe"):
+        open_photo(tmp_path / "pipe.jpg")

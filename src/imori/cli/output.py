@@ -46,7 +46,7 @@ def counted(number: int, thing: str) -> str:
 
 def write_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
     """A table; the columns named in `numbers` stand to the right. Cells fold on a narrow terminal, and only there."""
-    cells = [[visible(str(cell)) for cell in row] for row in (heads, *rows)]
+    cells = [[visible(str(cell)).replace("\n", "\\n") for cell in row] for row in (heads, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     right = [head in numbers for head in heads]
     if sys.stdout.isatty() and sum(widths) + len(GAP) * (len(widths) - 1) > shutil.get_terminal_size().columns:

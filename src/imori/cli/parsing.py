@@ -77,6 +77,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError."""
+        if "expected one argument" in message:
+            message += "; one that begins with - is written behind =, as in --flag=-1"
         raise UsageError(f"{message.removeprefix('argument ')} ({self.prog} --help explains the flags)")
 
 

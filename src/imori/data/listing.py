@@ -7,6 +7,7 @@ import io
 import json
 import os
 import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,8 +240,11 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _text(path: Path) -> str:
+    """In UTF-8, or in UTF-16 where it begins with that encoding's mark, as Excel's "Unicode text" does."""
     try:
-        return path.read_text("utf-8-sig")
+        with path.open("rb") as file:
+            mark = file.read(2)
+        return path.read_text("utf-16" if mark in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not in UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:

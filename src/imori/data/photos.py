@@ -232,6 +232,8 @@ def reason(error: BaseException) -> str:
 
 def _decode(path: str, channels: int, least: tuple[int, int] | None) -> tuple[Image.Image, bool]:
     """The upright 8-bit picture, and whether the file itself is grey."""
+    if Path(path).is_fifo():
+        raise DataError("it is a pipe, from which a program would wait for ever")
     with _quiet(), Image.open(path, formats=formats()) as image:
         grey = _is_grey(image)
         if image.format in ("JPEG", "MPO"):

@@ -66,8 +66,12 @@ def train(
     workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
     machine = _Machine(device, workers or os.cpu_count() or 1, strict, report)
     if resume is not None:
-        if data is not None or model is not None or out or recipe or weights or choices:
-            raise RecipeError("--resume goes on with a run as it was started; give it no data and no other choices")
+        others = {"DATA": data, "model": model, "out": out, "recipe": recipe, "weights": weights, **choices}
+        given = [name for name, value in others.items() if value is not None]
+        if given:
+            raise RecipeError(
+                f"--resume goes on with a run as it was started, with no other choices; leave out {', '.join(given)}"
+            )
         return _resume(find_run(resume), machine)
     if data is None or not str(data):
         raise RecipeError('there are no data to train on; name a folder of photos, or "digits"')

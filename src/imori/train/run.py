@@ -78,8 +78,14 @@ class Run:
 
     @property
     def data(self) -> str:
-        """Where the run's data lie: an absolute path, or the name of an embedded set."""
-        return str(self._started()["data"])
+        """Where the run's data lie: an absolute path, or the name of an embedded set. RunError if they were moved."""
+        data = str(self._started()["data"])
+        if data != "digits" and not Path(data).exists():
+            raise RunError(
+                f"the data of {self.path} are no longer in {data}; put them back there, or a link to where they are now"
+                " (imori test RUN DATA tests on any others)"
+            )
+        return data
 
     @property
     def metrics(self) -> dict[str, Any]:
