@@ -279,6 +279,15 @@ def test_a_run_is_never_overwritten(command, digits_run: Path) -> None:
     assert {file.name: file.read_bytes() for file in digits_run.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.csv"])
+def test_a_file_of_others_is_never_overwritten(command, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    command("train", "digits", *SHORT, "--out", tmp_path).refuses(
+        f"{tmp_path / name} is there already", "another --out"
+    )
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
+
+
 def test_a_folder_that_cannot_be_written(command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     command("train", "digits", *SHORT, "--out", tmp_path / "file" / "run").refuses("file")

@@ -108,6 +108,9 @@ def _start(
     run = Run(Path(out) if out else _next_run(name))
     if run.recipe_file.exists():
         raise RunError(f"{run.path} holds a run already; choose another --out, or go on with it by --resume")
+    for file in (run.model_file, run.metrics_file):
+        if file.exists():
+            raise RunError(f"{file} is there already, and would be overwritten; choose another --out")
     splits = _open(data, recipe, machine)
     classes = tuple(splits.classes)
     recipe = replace(recipe, channels=splits.channels)

@@ -72,6 +72,11 @@ class Run:
         return self.path / "recipe.json"
 
     @property
+    def metrics_file(self) -> Path:
+        """A row an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe that the run was started with."""
         return from_data(self._started()["recipe"], str(self.recipe_file))
@@ -95,7 +100,7 @@ class Run:
     @property
     def history(self) -> list[dict[str, Any]]:
         """The rows of metrics.csv, as text."""
-        with open(self.path / "metrics.csv", encoding="utf-8", newline="") as file:
+        with open(self.metrics_file, encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     def _started(self) -> dict[str, Any]:
@@ -139,7 +144,7 @@ class Run:
         save_tensors(self.last_file, tensors, card.metadata() | {"progress": json.dumps(asdict(progress))})
         if progress.rows:
             columns = list(progress.rows[0])
-            _write(self.path / "metrics.csv", _as_csv([columns, *(row.values() for row in progress.rows)]))
+            _write(self.metrics_file, _as_csv([columns, *(row.values() for row in progress.rows)]))
 
     def read_last(self) -> tuple[Weights, Weights, Progress, Card]:
         """Weights, the optimizer's memory, progress and card, as last.safetensors holds them."""
