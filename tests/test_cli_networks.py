@@ -130,7 +130,10 @@ def test_show_names_branches_and_their_activation_apart(command, own: Path) -> N
 REFUSED = {
     "unknown-name": (("resnet51",), ("'resnet51'", "resnet50", "imori models")),
     "unknown-variant": (("lenet", "--variant", "caffe"), ("'caffe'", "paper")),
-    "too-small": (("alexnet", "--size", 20), ("conv2", "5×5", "larger images")),
+    "too-small": (
+        ("alexnet", "--size", 20),
+        ("conv2", "5×5", "larger images", "smallest input of this network is 3×83×83 (--size 83)"),
+    ),
     "no-classes": (("lenet", "--classes", 0), ("classes is 0", "from 1")),
     "classes-in-words": (("lenet", "--classes", "ten"), ("--classes", "'ten'", "whole number")),
     "size-of-three": (("lenet", "--size", "3x32x32"), ("--size", "'3x32x32'", "180x240")),
@@ -145,6 +148,14 @@ REFUSED = {
 def test_show_refuses(command, arguments, mentions, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     command("show", *arguments).refuses(*mentions)
+
+
+def test_training_names_the_smallest_size(command, tmp_path: Path) -> None:
+    answer = command(
+        "train", "digits", "--model", "lenet", "--size", 8, "--framework", "numpy", "--out", tmp_path / "a"
+    )
+    answer.refuses("conv2", "smallest input of this network is 1×16×16 (--size 16)")
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(

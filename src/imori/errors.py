@@ -13,6 +13,13 @@ class TreeError(ImoriError, ValueError):
     """A network that cannot be written or built: the path, the shape there, and what would fit."""
 
 
+class SizeError(TreeError):
+    """A tree that cannot be built at this input size, and can at another."""
+
+    smallest: tuple[int, ...] = ()
+    """The smallest square input at which it can be built: (C, H, W)."""
+
+
 class NameUnknown(ImoriError, LookupError):
     """A model, variant, framework or option that does not exist; the nearest names are listed."""
 

@@ -12,7 +12,7 @@ from math import gcd, prod
 from typing import Any, TypeAlias, assert_never, get_args
 
 from imori import tree as t
-from imori.errors import TreeError
+from imori.errors import SizeError, TreeError
 
 Shape: TypeAlias = tuple[int, ...]
 Sides: TypeAlias = tuple[int, int, int, int]
@@ -29,6 +29,8 @@ MAX_COLUMNS = 2**34
 MAX_FIELD = 2**32
 """Input pixels of a receptive field or a stride."""
 MAX_WEIGHTS = 2**32
+SEARCHED = 1024
+"""The largest height and width at which the smallest input of a tree is looked for."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,28 @@ class _Flow:
 
 
 def resolve(tree: t.Tree, shape: Shape) -> Node:
-    """The tree at input `shape` (C, H, W), as nodes. TreeError where it cannot be built, with path and shapes."""
+    """The tree at input `shape` (C, H, W), as nodes. TreeError where it cannot be built, with path and shapes.
+
+    Where another input size may help it is a SizeError, which names the smallest.
+    """
     if not isinstance(tree, get_args(t.Tree)):
         raise TreeError(f"{tree!r:.80} is no network; it must be a tree, as in Chain(Conv(8, 3), ...)")
     if not _is_shape(shape):
         raise TreeError(f"the input shape is {shape!r:.80}; it must be (channels, height, width), each from 1")
     _bound("the input", shape)
-    root, _ = _resolve(tree, "", "", _Flow(tuple(shape)), training_only=False)
+    try:
+        return _root(tree, tuple(shape))
+    except SizeError as error:
+        least = smallest(tree, shape[0])
+        if least is None:
+            raise TreeError(str(error)) from None
+        named = SizeError(f"{error}; the smallest input of this network is {shape[0]}×{least}×{least}")
+        named.smallest = (shape[0], least, least)
+        raise named from None
+
+
+def _root(tree: t.Tree, shape: Shape) -> Node:
+    root, _ = _resolve(tree, "", "", _Flow(shape), training_only=False)
     held = {node.path: sum(map(prod, node.weights.values())) for node in flat(root)}
     if sum(held.values()) > MAX_WEIGHTS:
         largest = max(held, key=lambda path: held[path])
@@ -275,14 +292,15 @@ def _meet(tree: t.Sum | t.Concat, where: str, children: list[Node], flows: list[
         if len(set(shapes)) > 1:
             channels, *size = shapes[0]
             remedy = f"Conv({channels}, 1, stride)" if size else f"Linear({channels})"
-            raise TreeError(
+            channels_differ = len({s[0] for s in shapes}) > 1
+            raise (TreeError if channels_differ else SizeError)(
                 f"{where}: a Sum adds outputs of one shape, and these differ: {listed}; project the shortcut, as in"
                 f" {remedy}"
             )
         shape = shapes[0]
     else:
         if len({(len(s), *s[1:]) for s in shapes}) > 1:
-            raise TreeError(f"{where}: a Concat joins maps of one height and width, and these differ: {listed}")
+            raise SizeError(f"{where}: a Concat joins maps of one height and width, and these differ: {listed}")
         shape = (sum(s[0] for s in shapes), *shapes[0][1:])
     return _Flow(
         shape,
@@ -386,7 +404,7 @@ def _slide(
     dilation = (1, 1) if isinstance(layer, (t.MaxPool, t.AvgPool)) else _two(layer.dilation)
     reach = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
     _, high, wide = flow.shape
-    _check_fit(layer, where, flow.shape, reach)
+    _check_fit(layer, where, flow, reach)
     top, bottom, rows = _fit(layer, high, reach[0], stride[0], side=0)
     left, right, columns = _fit(layer, wide, reach[1], stride[1], side=2)
     field, strides = _see(flow, reach, stride)
@@ -401,15 +419,17 @@ def _slide(
     return out, window
 
 
-def _check_fit(layer: t.Conv | t.Depthwise | t.MaxPool | t.AvgPool, where: str, shape: Shape, reach: Two) -> None:
+def _check_fit(layer: t.Conv | t.Depthwise | t.MaxPool | t.AvgPool, where: str, flow: _Flow, reach: Two) -> None:
     """A kernel fits into its padded input, and no window of a pool lies in padding alone."""
     if layer.pad == "same":
         return
     sides = _declared(layer.pad)
-    for n, k, (before, after), called in zip(shape[1:], reach, (sides[:2], sides[2:]), ("high", "wide"), strict=True):
+    for n, k, (before, after), called in zip(
+        flow.shape[1:], reach, (sides[:2], sides[2:]), ("high", "wide"), strict=True
+    ):
         if n + before + after < k:
-            raise TreeError(
-                f"{where}: a kernel of {reach[0]}×{reach[1]} does not fit into its input {_show(shape)} padded by"
+            raise SizeError(
+                f"{where}: a kernel of {reach[0]}×{reach[1]} does not fit into its input {_show(flow.shape)} padded by"
                 f" {layer.pad}; this layer's input must be {k - before - after} {called} at least: use larger images or"
                 " a smaller kernel"
             )
@@ -485,7 +505,7 @@ def _grow(layer: t.ConvTranspose, where: str, flow: _Flow) -> tuple[_Flow, Windo
         full.append((n - 1) * s + k + more)
         size.append(full[-1] - sum(crop))
         if size[-1] < 1:
-            raise TreeError(f"{where}: cropped by {sum(crop)}, nothing is left of {_show(flow.shape)}; pad less")
+            raise SizeError(f"{where}: cropped by {sum(crop)}, nothing is left of {_show(flow.shape)}; pad less")
         pads += crop
     _bound(f"{where}, its output before it is cropped", (layer.out, *full))
     _bound_window(where, kernel, (layer.out, *flow.shape[1:]))
@@ -495,6 +515,71 @@ def _grow(layer: t.ConvTranspose, where: str, flow: _Flow) -> tuple[_Flow, Windo
     strides = (flow.stride[0] / stride[0], flow.stride[1] / stride[1])
     window = Window(kernel, stride, (top, bottom, left, right), output_pad=extra)
     return _Flow((layer.out, *size), flow.free, field, strides), window
+
+
+# --- the smallest input ----------------------------------------------------------------------------------------------
+
+
+_Known: TypeAlias = dict[tuple[int, Shape], _Flow | None]
+
+
+def smallest(tree: t.Tree, channels: int) -> int | None:
+    """The smallest n at which the tree can be built for images (channels, n, n), auxiliary heads included.
+
+    None where it cannot at any n up to `SEARCHED`. Not every size above it need do: see `sizes`.
+    """
+    for n in sizes(tree, channels):
+        try:
+            _root(tree, (channels, n, n))
+        except TreeError:
+            return None
+        return n
+    return None
+
+
+def sizes(tree: t.Tree, channels: int) -> Iterator[int]:
+    """Every n, the smallest first, at which the maps of the tree fit for images (channels, n, n), up to `SEARCHED`.
+
+    There may be gaps: a pool and a convolution that meet in a Sum may agree on the even sizes alone.
+    """
+    known: _Known = {}
+    for n in range(1, SEARCHED + 1):
+        try:
+            if _through(tree, _Flow((channels, n, n)), known) is not None:
+                yield n
+        except TreeError:  # no size is to blame
+            return
+
+
+def _through(tree: t.Tree, flow: _Flow, known: _Known) -> _Flow | None:
+    """The flow after the tree; None where the size does not fit.
+
+    `known` holds the answers: most of a deep network lies behind strides, where many input sizes come to one.
+    """
+    key = (id(tree), flow.shape)
+    if key not in known:
+        try:
+            known[key] = _beyond(tree, flow, known)
+        except SizeError:
+            known[key] = None
+    return known[key]
+
+
+def _beyond(tree: t.Tree, flow: _Flow, known: _Known) -> _Flow | None:
+    match tree:
+        case t.Chain(children):
+            out: _Flow | None = flow
+            for _, child in children:
+                out = _through(child, out, known) if out is not None else None
+            return out
+        case t.Sum(children) | t.Concat(children):
+            flows = [_through(child, flow, known) for _, child in children]
+            met = [branch for branch in flows if branch is not None]
+            return _meet(tree, "", [], met) if len(met) == len(flows) else None
+        case t.Aux(head):
+            return flow if _through(head, flow, known) is not None else None
+        case _:
+            return _layer(tree, "", flow)[0]
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------

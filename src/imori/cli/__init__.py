@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from imori.cli.parsing import Parser, UsageError
-from imori.errors import ImoriError
+from imori.errors import ImoriError, SizeError
 
 OK, WRONG, STOPPED, PIPE_CLOSED = 0, 2, 130, 141
 COMMANDS = {"train": "training", "test": "testing", "predict": "predicting", "models": "networks", "show": "networks"}
@@ -91,7 +91,12 @@ def _run(argv: list[str]) -> int:
     arguments = parser(command).read(rest)
     if arguments is None:
         return OK
-    code: int = importlib.import_module(f"imori.cli.{COMMANDS[command]}").run(arguments, command)
+    try:
+        code: int = importlib.import_module(f"imori.cli.{COMMANDS[command]}").run(arguments, command)
+    except SizeError as error:
+        if "size" not in arguments:
+            raise
+        raise ImoriError(f"{error} (--size {error.smallest[1]})") from error
     return code
 
 
