@@ -188,6 +188,7 @@ def test_mnist_file_cut_short(refused, tmp_path: Path) -> None:
 CHOICES = {
     "epochs": (("--epochs", 0), ("epochs is 0", "from 1")),
     "batch": (("-b", 0), ("batch_size is 0", "from 1")),
+    "workers": (("--workers", -3), ("workers is -3", "from 1")),
     "negative-rate": (("--lr", -1), ("lr is -1", "from 0")),
     "no-number": (("--lr", "nan"), ("lr is nan", "number")),
     "shares": (("--val", 0.6, "--test", 0.6), ("0.6", "below 1")),

@@ -63,6 +63,8 @@ def train(
         KeyboardInterrupt: on Ctrl-C, after the step was finished and saved.
     """
     report = report or Silent()
+    if workers is not None and workers < 0:
+        raise RecipeError(f"workers is {workers}; it must be a whole number from 1, or 0 for one a processor")
     workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
     machine = _Machine(device, workers or os.cpu_count() or 1, strict, report)
     if resume is not None:
