@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import imori
 from imori.catalogue import CATALOGUE, list_models, model, size_of, variants
 from imori.errors import NameUnknown, TreeError
-from imori.shapes import resolve
-from imori.tree import Chain, Conv, GlobalAvgPool, Linear, ReLU, to_json
+from imori.shapes import resolve, walk
+from imori.tree import Chain, Conv, GlobalAvgPool, Linear, ReLU, cut, leaves, to_json
 
 OWN = """
 from __future__ import annotations
@@ -83,13 +84,14 @@ def test_sizes_are_the_papers() -> None:
 
 
 def test_variants_are_those_that_depart() -> None:
-    assert variants("lenet") == ("default", "paper")
-    assert variants("alexnet") == ("default", "paper", "torchvision")
-    assert variants("resnet50") == ("default", "paper")
+    assert variants("lenet") == ("default", "paper", "original")
+    assert variants("alexnet") == ("default", "paper", "ungrouped", "torchvision")
+    assert variants("resnet50") == ("default", "paper", "keras", "option_a")
+    assert variants("resnet18") == ("default", "paper", "option_a"), "Keras publishes none of 18 layers"
 
 
 @pytest.mark.parametrize(
-    ("name", "variant"), [("vgg16", "keras"), ("vgg16", "paper"), ("resnet50", "torchvision"), ("resnet18", "timm")]
+    ("name", "variant"), [("nin", "paper"), ("vgg16", "paper"), ("resnet50", "torchvision"), ("resnet18", "timm")]
 )
 def test_a_publisher_that_does_not_depart_is_the_default(name: str, variant: str) -> None:
     assert model(name, variant=variant) == model(name)
@@ -117,11 +119,11 @@ def test_a_misspelt_name_lists_the_nearest(name: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("name", "variant", "sentence"),
     [
-        ("alexnet", "papr", "alexnet has no variant 'papr'; it has default, paper, torchvision"),
+        ("alexnet", "papr", "alexnet has no variant 'papr'; it has default, paper, ungrouped, torchvision"),
         (
             "resnet50",
-            "keras",
-            r"resnet50 has no variant 'keras'; it has default, paper \(torchvision, timm: the same as",
+            "mxnet",
+            r"resnet50 has no variant 'mxnet'; it has default, paper, keras, option_a \(torchvision, timm: the same as",
         ),
     ],
 )
@@ -204,3 +206,47 @@ def test_a_value_is_returned_as_it_is() -> None:
 def test_the_public_names_are_these() -> None:
     assert imori.model is model
     assert imori.list_models is list_models
+
+
+# --- width multipliers, networks cut for features ---------------------------------------------------------------------
+
+
+def test_a_width_belongs_to_the_networks_that_have_one() -> None:
+    assert model("mobilenet_v2", width=1) == model("mobilenet_v2") != model("mobilenet_v2", width=1.4)
+    with pytest.raises(NameUnknown, match="resnet50 has no width multiplier; these have: mobilenet_v1, mobilenet_v2"):
+        model("resnet50", width=0.5)
+    with pytest.raises(NameUnknown, match=r"a network of your own has no width 0\.5"):
+        model(Chain(Linear(3)), width=0.5)
+    for wrong in (0, -1, True, "half", float("nan"), 1000):
+        with pytest.raises(TreeError, match=r"width is .*; it must be a number from 0.05 to 16, 1 for the paper's"):
+            model("mobilenet_v1", width=wrong)  # type: ignore[arg-type]
+
+
+def test_a_network_is_cut_behind_a_path() -> None:
+    whole, shape = model("resnet18", classes=5), (3, 64, 64)
+    nodes = {node.path: node.output for node in walk(whole, shape)}
+    for path in ("conv1", "relu1", "conv3.0", "conv3.1.body.bn2", "conv4.0.shortcut.conv", "conv5.1", "pool5", "fc"):
+        features = model("resnet18", classes=5, upto=path)
+        assert resolve(features, shape).output == nodes[path]
+        assert features == cut(whole, path)
+        assert {path for path, _ in leaves(features)} <= set(nodes)
+    assert resolve(model("resnet18", upto="conv3"), shape).output == (128, 8, 8)
+
+
+def test_a_cut_network_takes_its_part_of_the_weights() -> None:
+    whole, shape = model("googlenet", classes=5, variant="torchvision"), (3, 64, 64)
+    weights = imori.initial_weights(whole, shape)
+    for path in ("inception4b", "inception4b.five.conv"):
+        features = model("googlenet", classes=5, variant="torchvision", upto=path)
+        part = imori.restrict(weights, features)
+        assert list(part) == list(imori.initial_weights(features, shape))
+        assert not any("aux" in name for name in part)
+        images = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+        there = imori.outputs(imori.build(whole, shape, "numpy", weights), images, [path])[path]
+        assert np.array_equal(imori.logits(imori.build(features, shape, "numpy", part), images), there)
+
+
+@pytest.mark.parametrize("path", ["conv6", "conv3.9", "aux1.fc1", "", "fc.weight"])
+def test_a_path_that_is_not_there_is_answered_by_the_nearest(path: str) -> None:
+    with pytest.raises(TreeError, match=f"there is no {path!r} in this network; the nearest paths are "):
+        model("googlenet", upto=path)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imori.frameworks import build, dump_weights, logits, outputs
     from imori.shapes import summary, walk
     from imori.train import Recipe, train
-    from imori.weights import initial_weights, read_weights
+    from imori.weights import initial_weights, read_weights, restrict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "model",
     "outputs",
     "read_weights",
+    "restrict",
     "summary",
     "train",
     "walk",
@@ -56,6 +57,7 @@ _HOME = {
     "model": "catalogue",
     "outputs": "frameworks",
     "read_weights": "weights",
+    "restrict": "weights",
     "summary": "shapes",
     "train": "train",
     "walk": "shapes",

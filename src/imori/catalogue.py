@@ -8,15 +8,17 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
 from imori.errors import ImoriError, NameUnknown, TreeError
-from imori.tree import Tree, from_json
+from imori.tree import Tree, cut, from_json
 
 DEFAULT_SIZE = 224
+MIN_WIDTH, MAX_WIDTH = 0.05, 16
 
 
 @dataclass(frozen=True)
@@ -26,22 +28,40 @@ class Entry:
     function: str
     size: int
     arguments: tuple[Any, ...] = ()
+    without: tuple[str, ...] = ()
+    """The paper's variants that this network was not published in."""
 
 
 CATALOGUE: dict[str, Entry] = {
     "lenet": Entry("lenet:lenet", 32),
     "alexnet": Entry("alexnet:alexnet", 227),
+    "zfnet": Entry("zfnet:zfnet", 224),
+    "zfnet_gap": Entry("zfnet:zfnet", 224, (True,)),
+    "nin": Entry("nin:nin", 128),
     "vgg16": Entry("vgg:vgg", 224, (16,)),
     "vgg19": Entry("vgg:vgg", 224, (19,)),
-    "vgg16_bn": Entry("vgg:vgg", 224, (16, True)),
-    "vgg19_bn": Entry("vgg:vgg", 224, (19, True)),
-    "resnet18": Entry("resnet:resnet", 224, (18,)),
-    "resnet34": Entry("resnet:resnet", 224, (34,)),
+    "vgg16_bn": Entry("vgg:vgg", 224, (16, True), without=("keras",)),
+    "vgg19_bn": Entry("vgg:vgg", 224, (19, True), without=("keras",)),
+    "googlenet": Entry("googlenet:googlenet", 224),
+    "resnet18": Entry("resnet:resnet", 224, (18,), without=("keras",)),
+    "resnet34": Entry("resnet:resnet", 224, (34,), without=("keras",)),
     "resnet50": Entry("resnet:resnet", 224, (50,)),
     "resnet101": Entry("resnet:resnet", 224, (101,)),
     "resnet152": Entry("resnet:resnet", 224, (152,)),
     "resnet_mnist_plain": Entry("resnet_mnist:resnet_mnist", 28, ("plain",)),
     "resnet_mnist_bottleneck": Entry("resnet_mnist:resnet_mnist", 28, ("bottleneck",)),
+    "resnext50_32x4d": Entry("resnext:resnext", 224, (50, 32, 4)),
+    "resnext101_32x4d": Entry("resnext:resnext", 224, (101, 32, 4)),
+    "resnext101_32x8d": Entry("resnext:resnext", 224, (101, 32, 8)),
+    "resnext101_64x4d": Entry("resnext:resnext", 224, (101, 64, 4)),
+    "xception": Entry("xception:xception", 299),
+    "densenet121": Entry("densenet:densenet", 224, (121,)),
+    "densenet161": Entry("densenet:densenet", 224, (161,), without=("keras",)),
+    "densenet169": Entry("densenet:densenet", 224, (169,)),
+    "densenet201": Entry("densenet:densenet", 224, (201,)),
+    "densenet264": Entry("densenet:densenet", 224, (264,), without=("keras",)),
+    "mobilenet_v1": Entry("mobilenet_v1:mobilenet_v1", 224),
+    "mobilenet_v2": Entry("mobilenet_v2:mobilenet_v2", 224),
 }
 
 
@@ -52,7 +72,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def variants(name: str) -> tuple[str, ...]:
     """The forms of a network of the catalogue that differ, "default" first. NameUnknown for a name that is unknown."""
-    return tuple(_paper(_entry(name)).VARIANTS)
+    return _variants(_entry(name))
 
 
 def size_of(name: str) -> int:
@@ -66,14 +86,23 @@ def size_of(name: str) -> int:
     return size
 
 
-def model(name: str | Tree, classes: int = 1000, channels: int = 3, variant: str | None = None) -> Tree:
+def model(
+    name: str | Tree,
+    classes: int = 1000,
+    channels: int = 3,
+    variant: str | None = None,
+    width: float | None = None,
+    upto: str | None = None,
+) -> Tree:
     """A network as a value.
 
     `name` is a name of the catalogue, "path/my_net.py:function" (your own function that returns a tree; it is called
     with `classes` if it takes that), the path of a tree in JSON, or a tree, which is returned as it is. `variant` is
-    one of `variants(name)`, or a publisher whose form does not differ from the default. A tree does not state its
-    input channels, so `channels` is checked and changes nothing. Raises NameUnknown with the nearest names, or
-    TreeError for a network that cannot be made.
+    one of `variants(name)`, or a publisher whose form does not differ from the default. `width` multiplies the filters
+    of the networks that have a width multiplier, as `mobilenet_v2`. `upto` cuts the network behind the layer or block
+    of that path, to use its output as features (`tree.cut`). A tree does not state its input channels, so `channels`
+    is checked and changes nothing. Raises NameUnknown with the nearest names, or TreeError for a network that cannot
+    be made.
     """
     for what, value in (("classes", classes), ("channels", channels)):
         if type(value) is not int or value < 1:
@@ -85,22 +114,50 @@ def model(name: str | Tree, classes: int = 1000, channels: int = 3, variant: str
     elif name.endswith(".json"):
         tree = _read_json(name)
     else:
-        return _from_paper(name, classes, variant or "default")
+        tree = _from_paper(name, classes, variant or "default", width)
+        return tree if upto is None else cut(tree, upto)
     if variant not in (None, "default"):
         raise NameUnknown(f"a network of your own has no variant {variant!r}; variants belong to the catalogue's names")
-    return tree
+    if width is not None:
+        raise NameUnknown(f"a network of your own has no width {width!r}; give its function the filters you want")
+    return tree if upto is None else cut(tree, upto)
 
 
-def _from_paper(name: str, classes: int, variant: str) -> Tree:
+def _from_paper(name: str, classes: int, variant: str, width: float | None) -> Tree:
     """A name of the catalogue; a publisher's form that does not differ from the default is the default."""
     entry = _entry(name)
-    paper = _paper(entry)
-    if variant not in (*paper.VARIANTS, *paper.SAME):
+    paper, known = _paper(entry), _variants(entry)
+    if variant not in (*known, *paper.SAME):
         same = f" ({', '.join(paper.SAME)}: the same as the default)" if paper.SAME else ""
-        raise NameUnknown(f"{name} has no variant {variant!r}; it has {', '.join(paper.VARIANTS)}{same}")
-    function = getattr(paper, entry.function.partition(":")[2])
-    chosen = variant if variant in paper.VARIANTS else "default"
-    return function(*entry.arguments, classes=classes, variant=chosen)  # type: ignore[no-any-return]
+        raise NameUnknown(f"{name} has no variant {variant!r}; it has {', '.join(known)}{same}")
+    function = _function(entry)
+    more = {} if width is None else {"width": _width(name, width)}
+    return function(*entry.arguments, classes=classes, variant=variant if variant in known else "default", **more)
+
+
+def _width(name: str, width: Any) -> float:
+    """A width multiplier, of a network that has one."""
+    if not has_width(name):
+        wide = ", ".join(other for other in CATALOGUE if has_width(other))
+        raise NameUnknown(f"{name} has no width multiplier; these have: {wide}")
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not MIN_WIDTH <= width <= MAX_WIDTH:
+        raise TreeError(
+            f"width is {width!r:.80}; it must be a number from {MIN_WIDTH} to {MAX_WIDTH}, 1 for the paper's"
+        )
+    return float(width)
+
+
+def has_width(name: str) -> bool:
+    """Whether a network of the catalogue has a width multiplier."""
+    return "width" in inspect.signature(_function(_entry(name))).parameters
+
+
+def _function(entry: Entry) -> Callable[..., Tree]:
+    return getattr(_paper(entry), entry.function.partition(":")[2])  # type: ignore[no-any-return]
+
+
+def _variants(entry: Entry) -> tuple[str, ...]:
+    return tuple(variant for variant in _paper(entry).VARIANTS if variant not in entry.without)
 
 
 def _entry(name: str) -> Entry:

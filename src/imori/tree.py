@@ -11,6 +11,7 @@ the bottom and the right, as TensorFlow has it).
 
 from __future__ import annotations
 
+import difflib
 import json
 import keyword
 import re
@@ -538,6 +539,52 @@ def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Layer]]:
             yield from leaves(head, path)
         case _:
             yield path, tree
+
+
+def without_heads(tree: Tree) -> Tree:
+    """The tree as it is at inference: an `Identity` for each `Aux`, and the same paths."""
+    match tree:
+        case Chain() | Sum() | Concat():
+            children = tuple((segment, without_heads(child)) for segment, child in tree.segments())
+            return type(tree).of(children)  # type: ignore[return-value]
+        case Aux():
+            return Identity()
+        case _:
+            return tree
+
+
+def cut(tree: Tree, path: str) -> Tree:
+    """The tree up to and with the node of that path, whose output are features; auxiliary heads are left out.
+
+    Of a `Sum` or `Concat` that the path leads into, the branch on it is kept alone. Paths stay as they were, so that
+    weights still fit. TreeError with the nearest paths where there is no such node.
+    """
+    made = _cut(without_heads(tree), path.split("."))
+    if made is None:
+        near = difflib.get_close_matches(path, [node for node in _paths(tree) if node], n=5, cutoff=0.3)
+        raise TreeError(f"there is no {path!r} in this network; the nearest paths are {', '.join(near) or 'none'}")
+    return made
+
+
+def _cut(tree: Tree, segments: list[str]) -> Tree | None:
+    if not segments:
+        return tree
+    first, *rest = segments
+    before: list[tuple[str | None, Tree]] = []
+    for segment, child in tree.segments() if isinstance(tree, _Combinator) else ():
+        if segment == first:
+            last = _cut(child, rest)
+            return None if last is None else Chain.of((*before, (segment, last)))  # type: ignore[return-value]
+        before += [(segment, child)] if isinstance(tree, Chain) else []
+    return None
+
+
+def _paths(tree: Tree, path: str = "") -> Iterator[str]:
+    """The path of every node, combinators included, auxiliary heads not."""
+    yield path
+    if isinstance(tree, _Combinator):
+        for segment, child in tree.segments():
+            yield from _paths(child, _join(path, segment))
 
 
 def columns(layer: Layer | Sum | Concat) -> tuple[str, str, str, str]:

@@ -4,39 +4,97 @@ import pytest
 
 from imori.catalogue import list_models, model, size_of, variants
 from imori.shapes import Summary, resolve, summary
+from imori.tree import Flatten
 
 # Trainable parameters at 1000 and at 2 classes. Those of the publishers (torchvision 0.29.1, timm 1.0.31, the authors'
 # Caffe files) at 1000; the default LeNet and AlexNet follow from their tables by hand.
 PARAMETERS = {
     ("lenet", "default"): (123_736, 58_866),
     ("lenet", "paper"): (146_156, 61_326),
+    ("lenet", "original"): (145_300, 60_470),
     ("alexnet", "default"): (50_844_008, 46_755_202),
     ("alexnet", "paper"): (60_965_224, 56_876_418),
+    ("alexnet", "ungrouped"): (62_378_344, 58_289_538),
     ("alexnet", "torchvision"): (61_100_840, 57_012_034),
+    ("zfnet", "default"): (50_823_272, 46_734_466),
+    ("zfnet", "paper"): (62_357_608, 58_268_802),
+    ("zfnet_gap", "default"): (3_983_464, 3_726_978),
+    ("zfnet_gap", "paper"): (3_983_464, 3_726_978),
+    ("nin", "default"): (1_158_056, 965_442),
+    ("nin", "imagenet"): (7_595_176, 6_572_226),
     ("vgg16", "default"): (138_357_544, 134_268_738),
     ("vgg16", "torchvision"): (138_357_544, 134_268_738),
+    ("vgg16", "timm"): (138_357_544, 134_268_738),
+    ("vgg16", "keras"): (138_357_544, 134_268_738),
     ("vgg19", "default"): (143_667_240, 139_578_434),
     ("vgg19", "torchvision"): (143_667_240, 139_578_434),
+    ("vgg19", "timm"): (143_667_240, 139_578_434),
+    ("vgg19", "keras"): (143_667_240, 139_578_434),
     ("vgg16_bn", "default"): (138_365_992, 134_277_186),
     ("vgg16_bn", "torchvision"): (138_365_992, 134_277_186),
+    ("vgg16_bn", "timm"): (138_365_992, 134_277_186),
     ("vgg19_bn", "default"): (143_678_248, 139_589_442),
     ("vgg19_bn", "torchvision"): (143_678_248, 139_589_442),
+    ("vgg19_bn", "timm"): (143_678_248, 139_589_442),
+    ("googlenet", "default"): (13_378_280, 10_309_430),
+    ("googlenet", "batch_norm"): (13_385_816, 10_316_966),
+    ("googlenet", "torchvision"): (13_004_888, 9_936_038),
     ("resnet18", "default"): (11_689_512, 11_177_538),
     ("resnet18", "paper"): (11_689_512, 11_177_538),
+    ("resnet18", "option_a"): (11_515_688, 11_003_714),
     ("resnet34", "default"): (21_797_672, 21_285_698),
     ("resnet34", "paper"): (21_797_672, 21_285_698),
+    ("resnet34", "option_a"): (21_623_848, 21_111_874),
     ("resnet50", "default"): (25_557_032, 23_512_130),
     ("resnet50", "paper"): (25_557_096, 23_512_194),
+    ("resnet50", "keras"): (25_583_592, 23_538_690),
+    ("resnet50", "option_a"): (22_780_456, 20_735_554),
     ("resnet101", "default"): (44_549_160, 42_504_258),
     ("resnet101", "paper"): (44_549_160, 42_504_258),
+    ("resnet101", "keras"): (44_601_832, 42_556_930),
+    ("resnet101", "option_a"): (41_772_584, 39_727_682),
     ("resnet152", "default"): (60_192_808, 58_147_906),
     ("resnet152", "paper"): (60_192_808, 58_147_906),
+    ("resnet152", "keras"): (60_268_520, 58_223_618),
+    ("resnet152", "option_a"): (57_416_232, 55_371_330),
     ("resnet_mnist_plain", "default"): (336_824, 271_954),
+    ("resnet_mnist_plain", "option_a"): (334_072, 269_202),
     ("resnet_mnist_bottleneck", "default"): (567_544, 311_058),
+    ("resnet_mnist_bottleneck", "option_a"): (524_664, 268_178),
+    ("resnext50_32x4d", "default"): (25_028_904, 22_984_002),
+    ("resnext101_32x4d", "default"): (44_177_704, 42_132_802),
+    ("resnext101_32x8d", "default"): (88_791_336, 86_746_434),
+    ("resnext101_64x4d", "default"): (83_455_272, 81_410_370),
+    ("xception", "default"): (22_855_952, 20_811_050),
+    ("xception", "keras"): (22_855_952, 20_811_050),
+    ("xception", "timm"): (22_855_952, 20_811_050),
+    ("densenet121", "default"): (7_978_856, 6_955_906),
+    ("densenet121", "keras"): (7_978_856, 6_955_906),
+    ("densenet161", "default"): (28_681_000, 26_476_418),
+    ("densenet169", "default"): (14_149_480, 12_487_810),
+    ("densenet169", "keras"): (14_149_480, 12_487_810),
+    ("densenet201", "default"): (20_013_928, 18_096_770),
+    ("densenet201", "keras"): (20_013_928, 18_096_770),
+    ("densenet264", "default"): (33_337_704, 30_654_082),
+    ("mobilenet_v1", "default"): (4_231_976, 3_209_026),
+    ("mobilenet_v1", "keras"): (4_231_976, 3_209_026),
+    ("mobilenet_v1", "timm"): (4_231_976, 3_209_026),
+    ("mobilenet_v2", "default"): (3_504_872, 2_226_434),
+    ("mobilenet_v2", "keras"): (3_504_872, 2_226_434),
 }
 
 # Giga multiply-accumulates at the paper's size: torchvision's published figures; ResNet's paper form, its table 1.
 GIGA_MACS = {
+    ("googlenet", "torchvision"): 1.498,
+    ("resnext50_32x4d", "default"): 4.230,
+    ("resnext101_32x8d", "default"): 16.414,
+    ("resnext101_64x4d", "default"): 15.460,
+    ("densenet121", "default"): 2.834,
+    ("densenet161", "default"): 7.728,
+    ("densenet169", "default"): 3.360,
+    ("densenet201", "default"): 4.291,
+    ("mobilenet_v2", "default"): 0.301,
+    ("mobilenet_v1", "default"): 0.569,
     ("alexnet", "torchvision"): 0.714,
     ("vgg16", "default"): 15.470,
     ("vgg16_bn", "default"): 15.470,
@@ -67,8 +125,16 @@ FIELDS = {
 }  # fmt: skip
 
 
+# The forms whose padding depends on the input's size: pools that round up, and "same" at a stride.
+ROUNDED = {
+    ("zfnet", "paper"), ("zfnet_gap", "paper"), ("nin", "imagenet"), ("xception", "default"), ("xception", "keras"),
+    ("googlenet", "default"), ("googlenet", "batch_norm"), ("googlenet", "torchvision"), ("mobilenet_v1", "keras"),
+    ("mobilenet_v2", "keras"),
+}  # fmt: skip
+
+
 def summed(name: str, variant: str, classes: int = 1000) -> Summary:
-    size = 224 if variant == "torchvision" else size_of(name)
+    size = 224 if variant in ("torchvision", "imagenet") else size_of(name)
     return summary(model(name, classes=classes, variant=variant), (3, size, size))
 
 
@@ -96,8 +162,15 @@ def test_receptive_fields(name: str, variant: str) -> None:
 
 @pytest.mark.parametrize(("name", "variant"), PARAMETERS, ids=map("-".join, PARAMETERS))
 def test_only_a_flattened_map_binds_to_the_size(name: str, variant: str) -> None:
-    free = name.startswith("resnet") or variant == "torchvision"
-    assert summed(name, variant).sized == (() if free else ("flatten",))
+    layers = [node for node in summed(name, variant).rows if node.sized and not node.training_only]
+    flattened = [node.path for node in layers if isinstance(node.layer, Flatten)]
+    rounded = {node.path for node in layers} - set(flattened)
+    dense = name in ("lenet", "alexnet", "zfnet") or (name.startswith("vgg") and variant in ("default", "keras"))
+    assert flattened == (["flatten"] if dense and variant != "torchvision" else [])
+    assert all(
+        getattr(node.layer, "ceil", False) or node.layer.pad == "same" for node in layers if node.path in rounded
+    )
+    assert bool(rounded) == ((name, variant) in ROUNDED)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

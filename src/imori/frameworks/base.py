@@ -151,7 +151,7 @@ class InputCheck:
         shape = images[1:]
         if (shape, training) not in self._fitting:
             self.binds(shape, training)
-            resolve(self.root.layer if training else _without_heads(self.root.layer), shape)
+            resolve(self.root.layer if training else t.without_heads(self.root.layer), shape)
             self._fitting.add((shape, training))
 
     def binds(self, shape: Shape, training: bool) -> None:
@@ -170,18 +170,6 @@ class InputCheck:
 def times(shape: Shape) -> str:
     """A shape as people write it."""
     return "×".join(map(str, shape))
-
-
-def _without_heads(tree: t.Tree) -> t.Tree:
-    """The tree as it is at inference, its paths unchanged."""
-    match tree:
-        case t.Chain() | t.Sum() | t.Concat():
-            children = tuple((segment, _without_heads(child)) for segment, child in tree.segments())
-            return type(tree).of(children)  # type: ignore[return-value]
-        case t.Aux():
-            return t.Identity()
-        case _:
-            return tree
 
 
 def check_setup(framework: str, setup: Setup, names: Collection[str], dtype: str) -> None:

@@ -5,7 +5,17 @@ Layouts: convolutions (out, in / groups, height, width), transposed ones (in, ou
 """
 
 from imori.weights.file import Card, read_card, read_model, save_model
-from imori.weights.names import check, initial_weights, shapes_of
+from imori.weights.names import check, initial_weights, restrict, shapes_of
 from imori.weights.reading import read_weights
 
-__all__ = ["Card", "check", "initial_weights", "read_card", "read_model", "read_weights", "save_model", "shapes_of"]
+__all__ = [
+    "Card",
+    "check",
+    "initial_weights",
+    "read_card",
+    "read_model",
+    "read_weights",
+    "restrict",
+    "save_model",
+    "shapes_of",
+]

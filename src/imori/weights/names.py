@@ -28,6 +28,12 @@ def shapes_of(root: Node) -> dict[str, Shape]:
     return {weight_name(node.path, role): shape for node in flat(root) for role, shape in node.weights.items()}
 
 
+def restrict(weights: Weights, tree: t.Tree) -> Weights:
+    """Those of the weights whose layers are in the tree: of a whole network, what one that was cut off it needs."""
+    paths = {path for path, _ in t.leaves(tree)}
+    return {name: value for name, value in weights.items() if name.rpartition(".")[0] in paths}
+
+
 def check(weights: Weights, root: Node, source: str = "these weights") -> None:
     """WeightsError unless `weights` hold exactly the names and shapes of the resolved tree: all three lists given."""
     compare(weights, shapes_of(root), source)
