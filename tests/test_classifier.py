@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,10 @@ def test_what_is_no_model_is_named(run: Path, tmp_path: Path, what: str) -> None
         path.write_text("hello")
     with pytest.raises((WeightsError, RunError), match=what):
         imori.load(path)
+
+
+@pytest.mark.parametrize("damage", ["path,class,part\na\0b,cat,train\n", 'path,class,part\n"a', "\0", "path\nx\n", ""])
+def test_a_damaged_list_of_what_was_trained_on_says_nothing(pets_run: Path, tmp_path: Path, damage: str) -> None:
+    run = shutil.copytree(pets_run, tmp_path / "run")
+    (run / "split.csv").write_text(damage)
+    assert imori.load(run).score(pets_run.parent / "photos").seen == 0

@@ -250,8 +250,12 @@ def test_a_model_file_cut_short(command, digits_run: Path, photos, tmp_path: Pat
 @pytest.mark.parametrize("command_name", ["test", "predict", "train", "resume"])
 @pytest.mark.parametrize(
     ("changes", "mention"),
-    [({"std": [0.0]}, "preprocessing: std is (0.0,); it must be 1 numbers"), ({"gamma": 2}, "gamma unknown")],
-    ids=["impossible", "unknown"],
+    [
+        ({"std": [0.0]}, "preprocessing: std is (0.0,); it must be 1 numbers"),
+        ({"gamma": 2}, "gamma unknown"),
+        ({"size": [64, 64]}, "photos become (1, 64, 64), and its input is (1, 32, 32)"),
+    ],
+    ids=["impossible", "unknown", "another size"],
 )
 def test_a_model_file_with_damaged_preprocessing(
     command, digits_run: Path, photos, tmp_path: Path, command_name: str, changes: dict[str, object], mention: str

@@ -28,7 +28,7 @@ from imori.errors import DataError, RunError
 from imori.frameworks.base import Framework, Native
 from imori.train.loop import evaluate
 from imori.train.metrics import ClassScore, per_class, softmax
-from imori.train.run import Run, find_run
+from imori.train.run import Run, find_run, preprocessing_of
 from imori.weights import Card, read_model
 
 BATCH = 32
@@ -211,7 +211,7 @@ def load(path: str | Path, framework: str | None = None, device: str = "auto") -
     if framework is None and trained_in and frameworks.installed(trained_in):
         framework = trained_in
     chosen = frameworks.get(framework)
-    Preprocessing.from_data(card.preprocessing, str(path))
+    preprocessing_of(card, path)
     place = chosen.device(device)
     native = frameworks.build(card.tree, card.input, frameworks.name_of(chosen), weights, device=place)
     return Classifier(native, card, chosen, place, run)

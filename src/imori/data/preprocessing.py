@@ -81,19 +81,16 @@ class Preprocessing:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any], source: str = "") -> Preprocessing:
-        """What `to_data` gave. DataError, which names the `source`, on a missing, unknown or impossible field."""
+    def from_data(cls, data: Mapping[str, Any]) -> Preprocessing:
+        """What `to_data` gave. DataError on a missing, unknown or impossible field."""
         names = {part.name for part in fields(cls)}
-        try:
-            if set(data) != names:
-                lacks, has = sorted(names - set(data)), sorted(set(data) - names)
-                raise DataError(
-                    f"preprocessing: {', '.join(lacks) or 'nothing'} missing, {', '.join(has) or 'nothing'} unknown; "
-                    "it was written by another version, or changed by hand"
-                )
-            return cls(**data)
-        except DataError as error:
-            raise DataError(f"{source}: {error}" if source else str(error)) from error
+        if set(data) != names:
+            lacks, has = sorted(names - set(data)), sorted(set(data) - names)
+            raise DataError(
+                f"preprocessing: {', '.join(lacks) or 'nothing'} missing, {', '.join(has) or 'nothing'} unknown; "
+                "it was written by another version, or changed by hand"
+            )
+        return cls(**data)
 
     @property
     def least(self) -> tuple[int, int]:

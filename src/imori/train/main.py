@@ -21,7 +21,7 @@ from imori.shapes import Node, flat, resolve
 from imori.train.loop import Job, fit
 from imori.train.recipe import Recipe, from_data, read_recipe
 from imori.train.report import Report, Silent
-from imori.train.run import Progress, Run, find_run
+from imori.train.run import Progress, Run, find_run, preprocessing_of
 from imori.weights import Card, check, initial_weights, read_model
 
 FEW_PHOTOS = 1000
@@ -151,7 +151,7 @@ def _resume(run: Run, machine: _Machine) -> Run:
     weights, memory, progress, card = run.read_last()
     root = resolve(card.tree, card.input)
     check(weights, root, str(run.last_file))
-    Preprocessing.from_data(card.preprocessing, str(run.last_file))
+    preprocessing_of(card, run.last_file)
     splits = _open(run.data, recipe, machine)
     if _fingerprint(splits) != progress.fingerprint or tuple(splits.classes) != card.classes:
         raise RunError(
@@ -175,7 +175,7 @@ def _model_file(path: str | Path) -> Path:
 def _read(file: Path) -> tuple[Weights, Card]:
     """A model file, its preprocessing checked."""
     weights, card = read_model(file)
-    Preprocessing.from_data(card.preprocessing, str(file))
+    preprocessing_of(card, file)
     return weights, card
 
 

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imori.errors import RunError, WeightsError
+from imori.data import Preprocessing
+from imori.errors import DataError, RunError, WeightsError
 from imori.frameworks.base import Weights
 from imori.train.recipe import FORMAT, Recipe, from_data
 from imori.weights.file import Card, card_of, read_card, read_tensors, save_model, save_tensors, written
@@ -131,7 +132,7 @@ class Run:
         try:
             with open(self.path / "split.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 return {os.path.realpath(row["path"]) for row in csv.DictReader(file) if row["part"] == "train"}
-        except (OSError, KeyError):
+        except (OSError, KeyError, ValueError, csv.Error):
             return set()
 
     def save_best(self, weights: Weights, card: Card) -> None:
@@ -163,6 +164,18 @@ class Run:
             name.removeprefix(OPTIMIZER): value for name, value in tensors.items() if name.startswith(OPTIMIZER)
         }
         return weights, optimizer, progress, card
+
+
+def preprocessing_of(card: Card, file: Path) -> Preprocessing:
+    """How a model file makes a photo its network's input. WeightsError, which names the file, where it is damaged."""
+    try:
+        made = Preprocessing.from_data(card.preprocessing)
+    except DataError as error:
+        raise WeightsError(f"{file}: its metadata are damaged: {error}") from error
+    shape = (made.channels, *made.size)
+    if shape != card.input:
+        raise WeightsError(f"{file}: its metadata are damaged: photos become {shape}, and its input is {card.input}")
+    return made
 
 
 def find_run(path: str | Path) -> Run:
