@@ -58,7 +58,7 @@ def test_a_file_of_pytorch_is_read(tmp_path: Path, held: dict[str, Any], zipped:
     assert_same(read_checkpoint(tmp_path / "a.pth"))
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".bin", ".pth.tar"])
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".pth.tar", ".PTH"])
 def test_the_other_endings_are_read(tmp_path: Path, suffix: str) -> None:
     torch.save(STATE, tmp_path / f"a{suffix}")
     assert_same(read_checkpoint(tmp_path / f"a{suffix}"))

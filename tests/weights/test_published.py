@@ -99,6 +99,7 @@ def test_heads_of_the_tree_alone_start_untrained_and_that_is_said(small: Small, 
         found = read_weights(saved(theirs), small("googlenet"), source="torchvision", shape=SHAPE)
     start = initial_weights(small("googlenet"), SHAPE, dtype="float64")
     assert found.keys() == start.keys()
+    assert {value.dtype.name for value in found.values()} == {"float64"}
     for name, value in found.items():
         np.testing.assert_array_equal(value, start[name] if "aux" in name else theirs[THEIRS[name]], err_msg=name)
 
@@ -178,9 +179,9 @@ def test_another_input_size_is_named(small: Small, state: State, saved: Saved) -
 
 def test_another_network_is_named(small: Small, state: State, saved: Saved) -> None:
     path = saved(state(small("densenet"), "torchvision"))
-    refused("The file looks like densenet, and the tree is resnet", path, small("resnet"))
+    refused("The file looks like densenet, and the tree has the layers of resnet", path, small("resnet"))
     path = saved(state(small("resnet"), "torchvision"))
-    refused("The file looks like resnet, and the tree is googlenet", path, small("googlenet"))
+    refused("The file looks like resnet, and the tree has the layers of googlenet", path, small("googlenet"))
 
 
 def test_another_publisher_is_named(small: Small, state: State, saved: Saved) -> None:
@@ -195,9 +196,11 @@ def test_a_file_of_our_own_is_named(small: Small, saved: Saved) -> None:
 
 def test_a_network_that_is_not_published_is_refused(tmp_path: Path, small: Small) -> None:
     tree = Chain(conv=Conv(4, 3), gap=GlobalAvgPool(), fc=Linear(3))
-    match = r'no network of timm has \(timm publishes vgg, .*\); build one by imori\.model\(name, variant="timm"\)'
+    match = (
+        r'this tree is no network of timm, which publishes vgg, .*; make one by imori\.model\(name, variant="timm"\)'
+    )
     refused(match, tmp_path / "a.pth", tree, "timm")
-    refused("no network of torchvision has", tmp_path / "a.pth", small("vgg-convolutional"), shape=SHAPE)
+    refused("this tree is no network of torchvision", tmp_path / "a.pth", small("vgg-convolutional"), shape=SHAPE)
 
 
 def test_values_that_are_not_finite_are_refused(small: Small, state: State, saved: Saved) -> None:

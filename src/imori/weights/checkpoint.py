@@ -33,9 +33,10 @@ def read_checkpoint(path: Path) -> Weights:
     Values keep their dtype where NumPy has it; bfloat16, which it has not, becomes float32. WeightsError for a file
     that cannot be read, holds code, or holds anything but floats.
     """
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         held = _read_safetensors(path)
-    elif path.suffix in PYTORCH:
+    elif suffix in PYTORCH:
         held = _read_pytorch(path)
     else:
         known = ", ".join((".safetensors", *PYTORCH))

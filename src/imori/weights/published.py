@@ -34,8 +34,8 @@ def read_published(path: Path, tree: t.Tree, publisher: str, shape: Shape) -> We
     known = {family: names for family, table in tables.items() if (names := names_in(table, root)) is not None}
     if not known:
         raise WeightsError(
-            f"this tree has layers that no network of {publisher} has ({publisher} publishes {', '.join(tables)});"
-            f' build one by imori.model(name, variant="{publisher}")'
+            f"this tree is no network of {publisher}, which publishes {', '.join(tables)}; make one by"
+            f' imori.model(name, variant="{publisher}")'
         )
     tensors = _respelt(read_checkpoint(path), path)
     family = max(known, key=lambda family: len(tensors.keys() & known[family].values()))
@@ -104,7 +104,7 @@ def _remedy(found: Shapes, expected: Shapes, root: Node, publisher: str, family:
     like = families_of(found)
     families, publishers = {name for _, name in like}, {name for name, _ in like}
     if like and family not in families:
-        return f"The file looks like {' or '.join(sorted(families))}, and the tree is {family}"
+        return f"The file looks like {' or '.join(sorted(families))}, and the tree has the layers of {family}"
     if like and publisher not in publishers:
         return f'The file looks like one of {min(publishers)}: read it with source="{min(publishers)}"'
     return f'The file is of another depth or variant: build the tree of its own model, with variant="{publisher}"'

@@ -20,10 +20,10 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
 
     `source` says whose file it is. "imori" reads our own model.safetensors. "torchvision" and "timm" read a checkpoint
     of theirs, .safetensors or PyTorch's .pth, .pt, .bin or .tar (no code in it is run), for a tree of the same model
-    with `variant=source`; the weights that a training script wrapped are found, averaged ones (EMA) first. Every
-    tensor is used and every weight filled, save for counts of batches, and for GoogLeNet's auxiliary heads: of a file
-    for a tree without heads they are left out, and in a tree for a file without heads they keep their seeded start,
-    each with a warning.
+    with `variant=source`: neither names nor shapes tell a form with other strides, padding or eps. The weights that a
+    training script wrapped are found, averaged ones (EMA) first. Every tensor is used and every weight filled, save
+    for counts of batches, and for GoogLeNet's auxiliary heads: of a file for a tree without heads they are left out,
+    and in a tree for a file without heads they keep their seeded start, each with a warning.
 
     `shape` is the input (C, H, W): the file's own, or 3×224×224 for a publisher's, unless given. A file's dtype is
     kept; bfloat16, which NumPy has not, becomes float32. WeightsError lists what is missing, unexpected or misshaped,

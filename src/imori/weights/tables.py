@@ -2,7 +2,7 @@
 
 {i} is a word or a number that both sides share, {i+1} and {3i-2} numbers that follow from it. A residual block's
 `body` is left out of our path, so that a block has one row, with a skip or without. The first row that fits a path
-counts. What no path says is counted in the tree itself:
+counts; the last row is the classifier. What no path says is counted in the tree itself:
 
 {at}     the layer's place in the network
 {past}   its place after the Flatten
@@ -179,13 +179,14 @@ _WORD = "[0-9a-z]+"
 def names_in(table: Table, root: Node) -> dict[str, str] | None:
     """Canonical name -> theirs, for every weight of a resolved tree.
 
-    None for a tree that the table is not of: it has no row for a layer, or one name for two.
+    None for a tree that the table is not of: it has no row for a layer, or one name for two, or another classifier.
     """
+    weighted = [node for node in flat(root) if node.weights]
+    if not weighted or not _pattern([*table][-1]).fullmatch(weighted[-1].path):
+        return None
     places = _places(root)
     names: dict[str, str] = {}
-    for node in flat(root):
-        if not node.weights:
-            continue
+    for node in weighted:
         path = _their_path(table, node.path, places)
         if path is None:
             return None
