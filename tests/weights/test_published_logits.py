@@ -31,6 +31,14 @@ REFERENCES = {
     "torchvision-vgg16_bn": ("vgg16_bn", "safetensors", "torch"),
     "torchvision-resnet18": ("resnet18", "pth", "numpy"),
     "torchvision-resnet50": ("resnet50", "safetensors", "torch"),
+    "torchvision-resnext50_32x4d": ("resnext50_32x4d", "safetensors", "torch"),
+    "torchvision-googlenet": ("googlenet", "pth", "numpy"),
+    "torchvision-densenet121": ("densenet121", "safetensors", "torch"),
+    "torchvision-mobilenet_v2": ("mobilenet_v2", "pth", "numpy"),
+    "timm-resnext101_32x4d": ("resnext101_32x4d", "pth", "torch"),
+    "timm-legacy_xception": ("xception", "safetensors", "numpy"),
+    "timm-mobilenetv1_100": ("mobilenet_v1", "pth", "torch"),
+    "timm-mobilenetv2_100": ("mobilenet_v2", "safetensors", "torch"),
 }
 SLOW = ("torchvision-alexnet", "torchvision-vgg16", "torchvision-vgg16_bn")
 
@@ -94,6 +102,10 @@ def test_logits_are_those_published(reference: Callable[[str], Reference], tmp_p
         assert published.error(path, ours, framework) <= TOLERANCE
     finally:
         path.unlink()  # up to a gigabyte
+
+
+def test_every_reference_is_read(data_root: Path) -> None:
+    assert {path.stem for path in (data_root / "reference").glob("*.json")} == set(REFERENCES)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,14 @@ PUBLISHED = [tuple(line.split()) for line in (Path(__file__).parent / "state_dic
 FAMILIES = {
     "alexnet": {("torchvision", "alexnet")},
     "vgg": {("torchvision", "vgg"), ("timm", "vgg")},
-    "resnet": {("torchvision", "resnet"), ("timm", "resnet")},
+    "resne": {("torchvision", "resnet"), ("timm", "resnet")},
+    "googlenet": {("torchvision", "googlenet")},
+    "xception": {("timm", "xception")},
+    "densenet": {("torchvision", "densenet"), ("timm", "densenet")},
+    "mobilenet_v1": {("timm", "mobilenet_v1")},
+    "mobilenet_v2": {("torchvision", "mobilenet_v2"), ("timm", "mobilenet_v2")},
+    "zfnet_gap": set(),
+    "zfnet": {("torchvision", "alexnet")},  # the layers of AlexNet, with other filters
 }
 
 
