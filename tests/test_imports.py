@@ -11,6 +11,10 @@ HEAVY = {"numpy", "PIL", "safetensors", "torch", "tensorflow", "keras", "jax", "
 LIGHT_COMMANDS = {
     "show-resnet50": ("show", "resnet50"),
     "show-lenet-json": ("show", "lenet", "--json"),
+    "show-compare": ("show", "--compare", "lenet", "alexnet@paper"),
+    "show-macs": ("show", "resnet18", "--macs"),
+    "show-depth": ("show", "vgg16", "--depth"),
+    "show-tree": ("show", "lenet", "--tree"),
     "models": ("models",),
     "version": ("--version",),
     "help": (),

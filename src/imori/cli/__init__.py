@@ -20,7 +20,7 @@ from imori.cli.parsing import Parser, UsageError
 from imori.errors import ImoriError, SizeError
 
 OK, WRONG, STOPPED, PIPE_CLOSED = 0, 2, 130, 141
-COMMANDS = {"train": "training", "test": "testing", "predict": "predicting", "models": "networks", "show": "networks"}
+COMMANDS = {"train": "training", "test": "testing", "predict": "predicting", "models": "networks", "show": "show"}
 HELP = """\
 imori: a folder of photos becomes an image classifier, with any classic CNN, in the framework you use.
 

@@ -44,12 +44,25 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def write_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
-    """A table; the columns named in `numbers` stand to the right. Cells fold on a narrow terminal, and only there."""
+def write_table(
+    heads: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[str] = (), less: Sequence[str] = ()
+) -> None:
+    """A table; the columns named in `numbers` stand to the right.
+
+    On a terminal that is too narrow, and only there, the columns `less` are left out, the first first and no more than
+    must be, and then cells fold.
+    """
     cells = [[visible(str(cell)).replace("\n", "\\n") for cell in row] for row in (heads, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    right = [head in numbers for head in heads]
-    if sys.stdout.isatty() and sum(widths) + len(GAP) * (len(widths) - 1) > shutil.get_terminal_size().columns:
+    if sys.stdout.isatty() and _over(widths) > 0:
+        kept = _kept(heads, widths, less)
+        cells = [[row[i] for i in kept] for row in cells]
+        widths = [widths[i] for i in kept]
+        left_out = [head for i, head in enumerate(heads) if i not in kept]
+        if left_out:
+            warn(f"this terminal is too narrow for: {', '.join(left_out)}")
+    right = [head in numbers for head in cells[0]]
+    if sys.stdout.isatty() and _over(widths) > 0:
         return _write_folded(cells, right)
     cells.insert(1, ["-" * width for width in widths])
     for row in cells:
@@ -57,6 +70,20 @@ def write_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Se
         padded = (space + cell if r else cell + space for cell, space, r in zip(row, spaces, right, strict=True))
         print(GAP.join(padded).rstrip())
     return None
+
+
+def _over(widths: Sequence[int]) -> int:
+    """By how many columns the table is wider than the terminal."""
+    return sum(widths) + len(GAP) * (len(widths) - 1) - shutil.get_terminal_size().columns
+
+
+def _kept(heads: Sequence[str], widths: Sequence[int], less: Sequence[str]) -> list[int]:
+    """The places of the columns that stay."""
+    kept = list(range(len(heads)))
+    for head in less:
+        if _over([widths[i] for i in kept]) > 0:
+            kept.remove(heads.index(head))
+    return kept
 
 
 def _write_folded(cells: list[list[str]], right: list[bool]) -> None:
