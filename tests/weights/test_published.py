@@ -151,9 +151,11 @@ def test_a_tensor_too_many_is_refused(small: Small, state: State, saved: Saved, 
     ("name", "shape", "match"),
     [
         ("conv1.weight", (4, 1, 3, 3), r" is 4×1×3×3 and must be 4×3×3×3\. .*give shape=\(1, H, W\)"),
-        ("conv1.weight", (4, 3, 5, 5), r"is 4×3×5×5 and must be 4×3×3×3\. The file is of another width or variant"),
+        ("conv1.weight", (4, 3, 5, 5), r"is 4×3×5×5 and must be 4×3×3×3\. The file is of another depth, width or form"),
         ("layer1.0.conv1.weight", (6, 4), r"is 6×4 and must be 6×4×1×1"),
-        ("bn1.bias", (5,), r"is 5 and must be 4\. The file is of another width"),
+        ("fc.bias", (), "is a scalar and must be 3"),
+        ("fc.weight", (3,), "is 3 and must be 3×6"),
+        ("bn1.bias", (5,), r"is 5 and must be 4\. The file is of another depth, width or form"),
     ],
 )
 def test_a_misshaped_tensor_is_refused(
@@ -200,7 +202,18 @@ def test_a_network_that_is_not_published_is_refused(tmp_path: Path, small: Small
         r'this tree is no network of timm, which publishes vgg, .*; make one by imori\.model\(name, variant="timm"\)'
     )
     refused(match, tmp_path / "a.pth", tree, "timm")
-    refused("this tree is no network of torchvision", tmp_path / "a.pth", small("vgg-convolutional"), shape=SHAPE)
+    match = 'this tree is no network of torchvision, .*; read it with source="timm" if the file is of timm, or make one'
+    refused(match, tmp_path / "a.pth", small("vgg-convolutional"), shape=SHAPE)
+
+
+def test_a_published_file_read_as_our_own_is_refused(small: Small, state: State, saved: Saved) -> None:
+    path = saved(state(small("resnet"), "torchvision"))
+    refused(
+        "was not written by imori: .* read by imori.read_weights, with their name as source",
+        path,
+        small("resnet"),
+        "imori",
+    )
 
 
 def test_values_that_are_not_finite_are_refused(small: Small, state: State, saved: Saved) -> None:

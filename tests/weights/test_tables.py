@@ -6,13 +6,16 @@ in order ("name 64x3x7x7", a line each).
 """
 
 import json
+import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from imori.catalogue import list_models, model, size_of, variants
 from imori.errors import NameUnknown
+from imori.papers import mobilenet_v2, resnet, resnext, vgg
 from imori.shapes import resolve
 from imori.tree import BatchNorm, Chain, Conv, GlobalAvgPool, Linear, Tree
 from imori.weights import shapes_of
@@ -67,13 +70,52 @@ def as_published(publisher: str, name: str, width: str) -> Tree:
 def test_names_and_shapes_are_those_published(
     publisher: str, theirs: str, name: str, width: str, count: str, digest: str
 ) -> None:
-    root = resolve(as_published(publisher, name, width), (3, 224, 224))
-    known = [names for table in PUBLISHERS[publisher].values() if (names := names_in(table, root))]
-    assert len(known) == 1
-    lines = [f"{key} {'x'.join(map(str, shape))}" for key, shape in their_shapes(root, known[0]).items()]
-    assert len(lines) == int(count)
+    assert state_dict_of(as_published(publisher, name, width), publisher) == (int(count), digest)
+
+
+def state_dict_of(tree: Tree, publisher: str) -> tuple[int, str]:
+    """How many tensors, and the digest of their names and shapes, as state_dicts.txt has them."""
+    root = resolve(tree, (3, 224, 224))
+    (names,) = (found for table in PUBLISHERS[publisher].values() if (found := names_in(table, root)))
+    lines = [f"{name} {'x'.join(map(str, shape))}" for name, shape in their_shapes(root, names).items()]
     text = "\n".join(sorted(lines))
-    assert f"{zlib.crc32(text.encode()):08x}" == digest
+    return len(lines), f"{zlib.crc32(text.encode()):08x}"
+
+
+def deeper_mobilenet_v2(monkeypatch: pytest.MonkeyPatch) -> Tree:
+    """As timm's mobilenetv2_120d: 1.2 times as wide but for its ends, each stage between them 1.4 times as deep."""
+    first, *rows, last = mobilenet_v2.TABLE
+    monkeypatch.setattr(mobilenet_v2, "TABLE", (first, *((t, c, math.ceil(1.4 * n), s) for t, c, n, s in rows), last))
+    monkeypatch.setattr(mobilenet_v2, "STEM", 32 / 1.2)
+    monkeypatch.setattr(mobilenet_v2, "LAST", 1280 / 1.2)
+    return mobilenet_v2.mobilenet_v2(width=1.2)
+
+
+def shallow_vgg(monkeypatch: pytest.MonkeyPatch) -> Tree:
+    monkeypatch.setitem(vgg.TABLE, 11, ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)))
+    return vgg.vgg(11, batch_norm=True)
+
+
+def resnet26(monkeypatch: pytest.MonkeyPatch) -> Tree:
+    monkeypatch.setitem(resnet.TABLE, 26, (4, (2, 2, 2, 2)))
+    return resnet.resnet(26)
+
+
+@pytest.mark.parametrize(
+    ("publisher", "make", "count", "digest"),
+    [
+        ("torchvision", shallow_vgg, 54, "ef0a9761"),
+        ("timm", shallow_vgg, 54, "37b07566"),
+        ("timm", resnet26, 147, "3e5d971f"),
+        ("timm", lambda _: resnext.resnext(101, 32, 16), 522, "e4d6fc08"),
+        ("timm", deeper_mobilenet_v2, 397, "e87219e8"),
+    ],
+    ids=["vgg11_bn-torchvision", "vgg11_bn-timm", "resnet26", "resnext101_32x16d", "mobilenetv2_120d"],
+)
+def test_depths_and_widths_beyond_the_catalogue_are_known(
+    monkeypatch: pytest.MonkeyPatch, publisher: str, make: Callable[..., Tree], count: int, digest: str
+) -> None:
+    assert state_dict_of(make(monkeypatch), publisher) == (count, digest)
 
 
 # Forms that a publisher names, without a model of its own.

@@ -179,7 +179,10 @@ def card_of(path: Path, metadata: Mapping[str, str]) -> Card:
     """What a file's metadata say; WeightsError where it is not ours, or newer than we read."""
     version = metadata.get("imori")
     if version is None:
-        raise WeightsError(f"{path} was not written by imori: its metadata name no tree")
+        raise WeightsError(
+            f"{path} was not written by imori: its metadata name no tree. A checkpoint of torchvision or timm is read"
+            " by imori.read_weights, with their name as source"
+        )
     if version != FORMAT:
         raise WeightsError(f"{path} has format {version[:20]!r}, and this imori reads {FORMAT}; update imori")
     missing = [name for name in ("tree", *SAID) if name not in metadata]

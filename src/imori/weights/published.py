@@ -33,10 +33,7 @@ def read_published(path: Path, tree: t.Tree, publisher: str, shape: Shape) -> We
     tables = PUBLISHERS[publisher]
     known = {family: names for family, table in tables.items() if (names := names_in(table, root)) is not None}
     if not known:
-        raise WeightsError(
-            f"this tree is no network of {publisher}, which publishes {', '.join(tables)}; make one by"
-            f' imori.model(name, variant="{publisher}")'
-        )
+        raise WeightsError(_unknown(root, publisher))
     tensors = _respelt(read_checkpoint(path), path)
     family = max(known, key=lambda family: len(tensors.keys() & known[family].values()))
     names = known[family]
@@ -50,6 +47,20 @@ def read_published(path: Path, tree: t.Tree, publisher: str, shape: Shape) -> We
     if remark:
         warnings.warn(f"{path}: {remark}", stacklevel=3)
     return {name: tensors[names[name]].reshape(size) for name, size in shapes_of(root).items()}
+
+
+def _unknown(root: Node, publisher: str) -> str:
+    """What is said of a tree that a publisher's tables do not know."""
+    others = [
+        f'read it with source="{other}" if the file is of {other}'
+        for other, tables in PUBLISHERS.items()
+        if any(names_in(table, root) is not None for table in tables.values())
+    ]
+    make = f'make one by imori.model(name, variant="{publisher}")'
+    return (
+        f"this tree is no network of {publisher}, which publishes {', '.join(PUBLISHERS[publisher])};"
+        f" {', or '.join([*others, make])}"
+    )
 
 
 def _respelt(tensors: Weights, path: Path) -> Weights:
@@ -98,7 +109,7 @@ def their_shapes(root: Node, names: Mapping[str, str]) -> dict[str, Shape]:
 def _remedy(found: Shapes, expected: Shapes, root: Node, publisher: str, family: str) -> str:
     """What most likely helps where the names or the shapes that were found are not those expected."""
     if found.keys() == expected.keys():
-        return _remedy_for_shapes(found, expected, root)
+        return _remedy_for_shapes(found, expected, root) or _of_its_own(publisher)
     if found.keys() == shapes_of(root).keys():
         return 'The file has the names of imori: read it with source="imori"'
     like = families_of(found)
@@ -107,11 +118,18 @@ def _remedy(found: Shapes, expected: Shapes, root: Node, publisher: str, family:
         return f"The file looks like {' or '.join(sorted(families))}, and the tree has the layers of {family}"
     if like and publisher not in publishers:
         return f'The file looks like one of {min(publishers)}: read it with source="{min(publishers)}"'
-    return f'The file is of another depth or variant: build the tree of its own model, with variant="{publisher}"'
+    return _of_its_own(publisher)
 
 
-def _remedy_for_shapes(found: Shapes, expected: Shapes, root: Node) -> str:
+def _of_its_own(publisher: str) -> str:
+    return f'The file is of another depth, width or form: build the tree of its own model with variant="{publisher}"'
+
+
+def _remedy_for_shapes(found: Shapes, expected: Shapes, root: Node) -> str | None:
+    """What helps where the shapes differ in one thing alone."""
     wrong = [(found[name], shape) for name, shape in expected.items() if found[name] != shape]
+    if any(len(theirs) != len(shape) for theirs, shape in wrong):
+        return None
     first, _ = wrong[0]
     classes, channels = root.output[0], root.input[0]
     if all(shape[0] == classes and theirs[1:] == shape[1:] for theirs, shape in wrong):
@@ -120,4 +138,4 @@ def _remedy_for_shapes(found: Shapes, expected: Shapes, root: Node) -> str:
         return f"The file is of {first[1]} input channels, and was read for {channels}: give shape=({first[1]}, H, W)"
     if all(len(shape) == 2 and theirs[0] == shape[0] for theirs, shape in wrong):
         return "The file is of another input size: give shape=(C, H, W), or build a variant that takes any size"
-    return "The file is of another width or variant: build the tree of its own model"
+    return None
