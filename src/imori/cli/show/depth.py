@@ -13,9 +13,9 @@ from imori.cli.show.written import shape_of
 from imori.shapes import Node
 
 WHY = """\
-Two 3 x 3 convolutions see 5 x 5 pixels, three see 7 x 7. Between maps of C channels they have 18 C² and 27 C² weights,
-and the single large kernels 25 C² and 49 C². So the stack is cheaper, an activation after each of its layers lets it
-express what no single linear step can, and every layer added widens what a value sees."""
+Two 3 x 3 convolutions see 5 x 5 pixels, three see 7 x 7. Between maps of C channels they have 18 C^2 and 27 C^2
+weights, and the single large kernels 25 C^2 and 49 C^2. So the stack is cheaper, an activation after each of its layers
+lets it express what no single linear step can, and every layer added widens what a value sees."""
 
 
 class Stack(NamedTuple):

@@ -136,7 +136,7 @@ def macs(shown: Shown, root: Node, as_json: bool) -> int:
     )
     if pairs:
         write("\nA separable convolution, and the ordinary one Dk x Dk that it stands for:\n")
-        heads = ("layers", "channels", "kernel", "MACs", "ordinary", "ratio", "1/N + 1/Dk²")
+        heads = ("layers", "channels", "kernel", "MACs", "ordinary", "ratio", "1/N + 1/Dk^2")
         write_table(heads, map(_cells, pairs), heads[3:], ("kernel", "channels", "ordinary"))
         for line in _savings(total, pairs):
             write(line)
