@@ -91,7 +91,7 @@ REFUSED = {
     "unknown-flag": (("train", "digits", "--epoch", "3"), ("--epoch", "did you mean --epochs?", "imori train --help")),
     "unlike-any-flag": (("train", "digits", "--zzz"), ("--zzz", "imori train --help")),
     "abbreviation": (("train", "digits", "--iter", "3"), ("there is no flag --iter;", "did you mean --iterations?")),
-    "argument-too-many": (("show", "lenet", "alexnet"), ("'alexnet'", "too many")),
+    "argument-too-many": (("models", "lenet", "alexnet"), ("'alexnet'", "too many")),
     "no-argument": (("test",), ("RUN", "imori test --help")),
     "no-photos": (("predict", "runs/a"), ("IMAGES", "imori predict --help")),
     "no-value": (("train", "digits", "--epochs"), ("--epochs", "expected one argument")),

@@ -323,7 +323,7 @@ def test_the_depth_is_the_one_in_the_name(name: str, depth: int) -> None:
 
 
 def test_one_network_is_shown_and_several_are_compared(command) -> None:
-    command("show", "lenet", "vgg16").refuses("there are 2", "--compare")
+    command("show", "lenet", "vgg16").refuses("'lenet', 'vgg16'", "--compare")
     command("show", "--compare", "lenet").refuses("nothing to compare lenet with")
     command("show", "--compare", "lenet@caffe", "vgg16").refuses("'caffe'", "paper")
     command("show", "lenet", "--macs", "--depth").refuses("--depth", "--macs")

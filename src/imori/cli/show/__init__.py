@@ -61,7 +61,8 @@ def run(arguments: argparse.Namespace, command: str) -> int:
 
         return compare([asked(name, arguments, strictly=False) for name in arguments.models], arguments.json)
     if len(arguments.models) > 1:
-        raise ImoriError(f"show prints one network, and there are {len(arguments.models)}; compare them by --compare")
+        several = ", ".join(map(repr, arguments.models))
+        raise ImoriError(f"show prints one network, and there are {several}; compare them by --compare")
     shown = asked(arguments.models[0], arguments, strictly=True)
     if arguments.tree:
         from imori.cli.show.written import write_tree
