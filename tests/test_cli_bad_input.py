@@ -199,6 +199,8 @@ CHOICES = {
     "too-small": (("--size", 4), ("conv1", "5×5")),
     "device": (("--device", "abacus"), ("'abacus'", "cpu")),
     "variant": (("--variant", "caffe"), ("'caffe'", "paper")),
+    "width": (("--width", 0.5), ("lenet has no width multiplier", "mobilenet_v1, mobilenet_v2")),
+    "no-width": (("--width", 0), ("width is 0.0", "from 0.05 to 16")),
 }
 
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,18 @@ class Matrix:
                 return t.Aux(Matrix.without_dropout(head), weight)
             case t.Dropout():
                 return t.Identity()
+            case _:
+                return tree
+
+    @staticmethod
+    def thinned(tree: t.Tree, by: int) -> t.Tree:
+        """The same network with a part of the filters and dense units in every layer, but for the classes."""
+        match tree:
+            case t.Chain() | t.Sum() | t.Concat():
+                children = tuple((segment, Matrix.thinned(child, by)) for segment, child in tree.segments())
+                return type(tree).of(children)  # type: ignore[return-value]
+            case t.Conv(out) | t.Linear(out) if out % by == 0:
+                return replace(tree, out=out // by)
             case _:
                 return tree
 

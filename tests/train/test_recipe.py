@@ -10,6 +10,7 @@ from imori.train.recipe import Recipe, from_data, read_recipe
 OTHER = {
     "model": "lenet",
     "variant": "paper",
+    "width": 0.5,
     "framework": "numpy",
     "size": (48, 64),
     "channels": 1,

@@ -48,6 +48,7 @@ def _network(parser: Parser) -> None:
     add = parser.add_argument_group("the network").add_argument
     add("--model", metavar="NAME", help="imori models lists them; or my_net.py:function (default: resnet18)")
     add("--variant", metavar="NAME", help="a published form of it, as paper (default: imori's own)")
+    add("--width", type=number, metavar="X", help="multiplies the filters of mobilenet_v1 and mobilenet_v2")
     add("--framework", metavar="NAME", help="torch or numpy (default: torch where it is installed)")
     add("--weights", metavar="FILE", help="start from a run or a model.safetensors, not from nothing")
     add("--size", type=size, metavar="N|HxW", help="the input's pixels (default: the paper's)")

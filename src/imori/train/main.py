@@ -117,7 +117,7 @@ def _start(
     classes = tuple(splits.classes)
     recipe = replace(recipe, channels=splits.channels)
     if tree is None:
-        tree = catalogue.model(name, classes=len(classes), channels=splits.channels, variant=recipe.variant)
+        tree = catalogue.model(name, len(classes), splits.channels, recipe.variant, recipe.width)
     recipe, preprocessing = _preprocessing(recipe, splits, given[1] if given else None)
     shape = (preprocessing.channels, *preprocessing.size)
     root = resolve(tree, shape)

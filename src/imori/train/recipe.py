@@ -22,6 +22,8 @@ class Recipe:
 
     model: str | None = None
     variant: str | None = None
+    width: float | None = None
+    """What multiplies the filters of a network that has a width multiplier, as mobilenet_v2."""
     framework: str | None = None
     size: int | tuple[int, int] | None = None
     """Height and width of the network's input, in pixels; its paper's unless given."""
@@ -138,6 +140,7 @@ _TEXT: tuple[Any, str] = (lambda value: isinstance(value, str) and value != "", 
 _RULES: dict[str, tuple[Any, str]] = {
     "model": _or_none(_TEXT),
     "variant": _or_none(_TEXT),
+    "width": _or_none(_between(0.05, 16.0, "a number from 0.05 to 16")),
     "framework": _or_none(_TEXT),
     "size": _or_none((_is_size, "a number of pixels from 1 to 16384, or (height, width)")),
     "channels": _or_none(_whole(1)),
