@@ -97,6 +97,16 @@ def test_show_takes_size_and_variant(command) -> None:
     assert (default, published) == (50_844_008, 60_965_224)
 
 
+def test_show_takes_a_width_and_cuts(command) -> None:
+    narrow = json.loads(command("show", "mobilenet_v2", "--width", 0.35, "--json").out)
+    assert narrow["parameters"] == 1_677_128
+    features = json.loads(command("show", "resnet50", "--upto", "conv4", "--json").out)
+    assert features["output"] == [1024, 14, 14]
+    assert features["rows"][-1]["path"] == "conv4.relu_5"
+    command("show", "resnet18", "--width", 0.5).refuses("resnet18 has no width", "mobilenet_v1, mobilenet_v2")
+    command("show", "resnet18", "--upto", "conv9").refuses("there is no 'conv9'", "conv5")
+
+
 def test_show_names_branches_and_their_activation_apart(command, own: Path) -> None:
     answer = command("show", f"{own}:net", "--classes", 5)
     rows = {line.split()[0]: line.split() for line in answer.out.splitlines() if line.split()}

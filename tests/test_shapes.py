@@ -164,6 +164,7 @@ def test_ceil_adds_a_window_only_where_it_begins_inside(n: int, kernel: int, str
     [
         (MaxPool(3, 2, ceil=True), 224, 112, (0, 1)),
         (MaxPool(3, 2, ceil=True), 55, 27, (0, 0)),
+        (MaxPool(3, 2, ceil=True), 2, 1, (0, 1)),
         (MaxPool(2, 2, pad=1, ceil=True), 5, 3, (1, 1)),
         (MaxPool(2, 2, pad=1, ceil=True), 4, 3, (1, 1)),
         (Conv(4, 3, 2, "same"), 224, 112, (0, 1)),

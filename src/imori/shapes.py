@@ -420,17 +420,23 @@ def _slide(
 
 
 def _check_fit(layer: t.Conv | t.Depthwise | t.MaxPool | t.AvgPool, where: str, flow: _Flow, reach: Two) -> None:
-    """A kernel fits into its padded input, and no window of a pool lies in padding alone."""
+    """A kernel fits into its padded input, and no window of a pool lies in padding alone.
+
+    A pool that rounds up fits where its stride's last step would still end inside, as in PyTorch.
+    """
+    assert layer.stride is not None
     if layer.pad == "same":
         return
     sides = _declared(layer.pad)
-    for n, k, (before, after), called in zip(
-        flow.shape[1:], reach, (sides[:2], sides[2:]), ("high", "wide"), strict=True
+    rounds_up = isinstance(layer, (t.MaxPool, t.AvgPool)) and layer.ceil
+    for n, k, step, (before, after), called in zip(
+        flow.shape[1:], reach, _two(layer.stride), (sides[:2], sides[2:]), ("high", "wide"), strict=True
     ):
-        if n + before + after < k:
+        least = k - before - after - (step - 1 if rounds_up else 0)
+        if n < least:
             raise SizeError(
                 f"{where}: a kernel of {reach[0]}×{reach[1]} does not fit into its input {_show(flow.shape)} padded by"
-                f" {layer.pad}; this layer's input must be {k - before - after} {called} at least: use larger images or"
+                f" {layer.pad}; this layer's input must be {least} {called} at least: use larger images or"
                 " a smaller kernel"
             )
         if isinstance(layer, (t.MaxPool, t.AvgPool)) and max(before, after) >= k:

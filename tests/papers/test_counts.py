@@ -109,7 +109,7 @@ GIGA_MACS = {
     ("resnet152", "paper"): 11.282,
 }
 
-# (receptive field, stride) of a layer's output. AlexNet, VGG16 and ResNet's paper form: Araujo, Norris and Sim,
+# (receptive field, stride) of a layer's output. AlexNet, VGG16, ResNet's paper form and MobileNet-v1: A. Araujo et al.,
 # "Computing receptive fields of convolutional neural networks", Distill 2019; the others by hand.
 FIELDS = {
     ("lenet", "default"): {"conv1": (5, 1), "pool1": (6, 2), "conv2": (14, 2), "pool2": (16, 4)},
@@ -119,7 +119,20 @@ FIELDS = {
         "conv1_2": (5, 1), "pool1": (6, 2), "pool2": (16, 4), "pool3": (44, 8), "pool4": (100, 16), "pool5": (212, 32),
     },
     ("vgg19", "default"): {"pool3": (52, 8), "pool5": (268, 32)},
+    ("zfnet", "default"): {"conv2": (27, 8), "pool2": (43, 16), "conv5": (139, 16), "pool5": (171, 32)},
+    ("zfnet", "paper"): {"pool5": (171, 32)},
+    ("nin", "default"): {"conv1_3": (5, 1), "pool1": (7, 2), "conv2_1": (15, 2), "pool2": (19, 4), "conv3_3": (27, 4)},
+    ("googlenet", "default"): {
+        "pool2": (27, 8), "inception3a": (59, 8), "inception3b": (91, 8), "pool3": (107, 16), "inception4e": (427, 16),
+        "pool4": (459, 32), "inception5b": (715, 32),
+    },
     ("resnet50", "paper"): {"pool1": (11, 4), "conv5": (483, 32)},
+    ("resnet50", "default"): {"conv2": (35, 4), "conv3": (91, 8), "conv4": (267, 16), "conv5": (427, 32)},
+    ("resnext50_32x4d", "default"): {"conv5": (427, 32)},
+    ("xception", "default"): {"block2": (19, 4), "block4": (91, 16), "block12": (859, 16), "block14": (1083, 32)},
+    ("densenet121", "default"): {"dense1": (59, 4), "dense2": (255, 8), "dense3": (1031, 16), "dense4": (2071, 32)},
+    ("mobilenet_v1", "default"): {"block1": (7, 2), "block6": (59, 16), "block13": (315, 32)},
+    ("mobilenet_v2", "default"): {"block1": (7, 2), "block7": (75, 16), "block17": (491, 32)},
     ("resnet101", "paper"): {"conv5": (1027, 32)},
     ("resnet152", "paper"): {"conv5": (1507, 32)},
 }  # fmt: skip

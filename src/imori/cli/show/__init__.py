@@ -9,9 +9,12 @@ from typing import NamedTuple
 from imori import catalogue
 from imori import tree as t
 from imori.cli.networks import CHANNELS, CLASSES, paper
-from imori.cli.parsing import Parser, size, whole
+from imori.cli.parsing import Parser, number, size, whole
 from imori.errors import ImoriError
 from imori.shapes import Shape, resolve
+
+SETTLED = ("classes", "channels", "variant", "width", "upto")
+"""The flags that would change a trained model's network."""
 
 
 def declare(parser: Parser, command: str) -> None:
@@ -27,6 +30,7 @@ def declare(parser: Parser, command: str) -> None:
         "imori show vgg16 --size 192x256 --depth",
         "imori show --compare resnet50 resnet50@paper vgg16",
         "imori show resnet18 --tree > mine.json; imori show mine.json",
+        "imori show resnet50 --upto conv4",
         "imori show my_net.py:net --classes 2",
         "imori show runs/latest",
     )
@@ -41,6 +45,8 @@ def declare(parser: Parser, command: str) -> None:
     parser.add_argument("--channels", type=whole, metavar="N", help=f"1 for grey, 3 for colour (default: {CHANNELS})")
     parser.add_argument("--size", type=size, metavar="N|HxW", help="the input's pixels (default: the paper's)")
     parser.add_argument("--variant", metavar="NAME", help="a published form, as paper or torchvision")
+    parser.add_argument("--width", type=number, metavar="X", help="multiplies the filters of mobilenet_v1 and -v2")
+    parser.add_argument("--upto", metavar="PATH", help="cut the network behind this layer or block, as conv4")
     view = parser.add_mutually_exclusive_group()
     view.add_argument("--all", action="store_true", help="print every row, equal blocks too")
     view.add_argument("--compare", action="store_true", help="print the sums of several networks side by side")
@@ -101,7 +107,7 @@ def asked(name: str, arguments: argparse.Namespace, strictly: bool) -> Shown:
     path = Path(name)
     looks_like_run = path.is_dir() or path.name == "latest" or (len(path.parts) > 1 and not path.suffix)
     if looks_like_run or path.suffix == ".safetensors":
-        wrong = [f"--{flag}" for flag in ("classes", "channels", "variant") if getattr(arguments, flag) is not None]
+        wrong = [f"--{flag}" for flag in SETTLED if getattr(arguments, flag) is not None]
         if wrong and strictly:
             raise ImoriError(f"{name} is a trained model, whose network is settled; leave out {', '.join(wrong)}")
         return _trained(path, arguments.size)
@@ -110,7 +116,7 @@ def asked(name: str, arguments: argparse.Namespace, strictly: bool) -> Shown:
         base, variant = name, arguments.variant
     classes = CLASSES if arguments.classes is None else arguments.classes
     channels = CHANNELS if arguments.channels is None else arguments.channels
-    tree = catalogue.model(base, classes, channels, variant)
+    tree = catalogue.model(base, classes, channels, variant, arguments.width, arguments.upto)
     return Shown(name, _title(base, variant), tree, (channels, *_sides(arguments.size or catalogue.size_of(base))))
 
 
