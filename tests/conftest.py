@@ -11,9 +11,46 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imori import frameworks
 from imori.cli import main
 from imori.train import train
 from imori.tree import Chain, Conv, GlobalAvgPool, Linear, ReLU
+
+TOGETHER = ("torch", "numpy")
+"""The frameworks whose tests run in one process. Each other one has a process of its own: test_each_framework.py."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--framework", metavar="NAME", help="run the frameworks' tests for this one alone")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of `framework` runs for every one of this process; one of `peer` for those that are not NumPy's own."""
+    asked = metafunc.config.getoption("--framework")
+    names = [asked] if asked else [name for name in TOGETHER if frameworks.installed(name)]
+    for argument in {"framework", "peer"} & set(metafunc.fixturenames):
+        metafunc.parametrize(argument, [name for name in names if argument == "framework" or name != "numpy"])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --framework, its own tests alone, and those marked exhaustive only where they are asked for by -m."""
+    asked = config.getoption("--framework")
+    exhaustive = "exhaustive" in config.getoption("markexpr")
+
+    def wanted(item: pytest.Item) -> bool:
+        own = {"framework", "peer"} & set(getattr(item, "fixturenames", ())) or asked in item.path.parts
+        return bool(own or not asked) and (exhaustive or not asked or not item.get_closest_marker("exhaustive"))
+
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = [item for item in items if wanted(item)]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The folders of frameworks that do not run in this process are not even imported."""
+    if collection_path.parent.name != "frameworks" or not collection_path.is_dir():
+        return None
+    asked = config.getoption("--framework")
+    return collection_path.name not in ((asked,) if asked else TOGETHER)
 
 
 @pytest.fixture(scope="session")

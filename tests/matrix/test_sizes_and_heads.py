@@ -20,7 +20,7 @@ def test_any_size_takes_the_same_weights(matrix: Any, name: str) -> None:
     for shape in ((3, 96, 96), (3, 75, 110), (3, 131, 68)):
         images, _, _ = matrix.batch(shape, 5, count=2)
         anew = imori.build(tree, shape, "numpy", weights)
-        assert np.array_equal(imori.logits(once, images), imori.logits(anew, images))
+        assert matrix.difference(imori.logits(once, images), imori.logits(anew, images)) <= 1e-12
 
 
 def headless(tree: Chain) -> Chain:
@@ -28,7 +28,6 @@ def headless(tree: Chain) -> Chain:
     return Chain.of(tuple((name, child) for name, child in tree.children if not isinstance(child, Aux)))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("framework", ["numpy", "torch"])
 @pytest.mark.parametrize("variant", variants("googlenet"))
 def test_googlenets_heads_work_in_training_alone(matrix: Any, variant: str, framework: str) -> None:
     """They change the gradients of all that lies before them, and of nothing behind; and no logit at inference."""
