@@ -14,7 +14,7 @@ import imori
 from imori import catalogue, frameworks
 from imori.cli import COMMANDS, parser
 from imori.cli.networks import paper
-from imori.shapes import resolve, summary
+from imori.shapes import resolve, smallest, summary
 from imori.weights.tables import PUBLISHERS, names_in
 
 ROOT = Path(__file__).parent.parent
@@ -118,7 +118,8 @@ def models_table() -> list[str]:
         size, source = catalogue.size_of(name), paper(name)
         counted = summary(imori.model(name), (3, size, size))
         others = ", ".join(f"`{variant}`" for variant in catalogue.variants(name) if variant != "default")
-        rows.append(f"| `{name}` | [{source.year}]({source.link}) | {size} | {counted.parameters:,} | {others} |")
+        sizes = f"{size} | {smallest(imori.model(name), 3)}"
+        rows.append(f"| `{name}` | [{source.year}]({source.link}) | {sizes} | {counted.parameters:,} | {others} |")
     return rows
 
 

@@ -3,12 +3,13 @@
 A line is a path and its roles. A variant without a file of its own has the names of the default.
 """
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from imori.catalogue import list_models, model, size_of, variants
+from imori.catalogue import CATALOGUE, list_models, model, size_of, variants
 from imori.shapes import walk
 from imori.tree import Chain, Concat, Sum, Tree
 
@@ -44,3 +45,14 @@ def without_a_name(tree: Tree) -> Iterator[Tree]:
         for name, child in tree.children:
             yield from [child] * (name is None)
             yield from without_a_name(child)
+
+
+def test_a_paper_fits_on_a_screen_and_a_half() -> None:
+    files = [Path(importlib.import_module(f"imori.papers.{name}").__file__ or "") for name in papers()]
+    lengths = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert max(lengths.values()) <= 90, lengths
+
+
+def papers() -> set[str]:
+    """The files of the papers, as the catalogue names them."""
+    return {entry.function.partition(":")[0] for entry in CATALOGUE.values()}
