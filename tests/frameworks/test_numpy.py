@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
 
 import imori
 from imori import engine, frameworks, optimizers
@@ -434,7 +433,7 @@ def test_a_batch_norm_of_one_value_is_refused() -> None:
 
 
 def blas_threads() -> set[int]:
-    return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+    return {info["num_threads"] for info in numpy_framework._BLAS.info() if info["user_api"] == "blas"}
 
 
 @pytest.mark.parametrize(("filters", "threads"), [(8, 1), (4096, None)], ids=["small", "large"])

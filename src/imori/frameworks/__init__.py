@@ -15,6 +15,8 @@ from imori.shapes import Shape, resolve
 from imori.tree import Tree
 from imori.weights import check, initial_weights
 
+BY_HAND = {"chainer": "pip install 'setuptools<81' wheel && pip install --no-build-isolation chainer==7.8.1"}
+"""How to install a framework that its extra does not install by itself: Chainer is built by an older setuptools."""
 PREFERRED = ("torch", "keras", "tensorflow", "flax", "chainer", "numpy")
 
 
@@ -37,7 +39,8 @@ def get(name: str | None = None) -> Framework:
     if name not in names():
         raise NameUnknown(f"there is no framework {name!r}; there are {', '.join(names())}")
     if not installed(name):
-        raise FrameworkMissing(f"{name} is not installed; install it by: pip install 'imori[{name}]'")
+        how = BY_HAND.get(name, f"pip install 'imori[{name}]'")
+        raise FrameworkMissing(f"{name} is not installed; install it by: {how}")
     return cast(Framework, importlib.import_module(f"{__name__}.{name}"))
 
 

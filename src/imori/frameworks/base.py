@@ -1,4 +1,4 @@
-"""What a framework file offers, what a training step is prepared with, and the checks that these files share.
+"""What a framework file offers, what a training step is prepared with, and what these files share.
 
 A framework is one module of this package, named as the framework is imported ("torch", "numpy"), that fits the
 `Framework` protocol. Nothing lists them: a new file is found by its name. It sees resolved nodes (`shapes.Node`:
@@ -14,13 +14,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from imori import tree as t
 from imori.errors import ImoriError, NameUnknown, TreeError
-from imori.optimizers import Optimizer
+from imori.optimizers import Optimizer, clip, update_in_place
 from imori.shapes import Node, Shape, flat, resolve
-from imori.weights.names import Weights, weight_name
+from imori.weights.names import Weights, compare, weight_name
 
 Array: TypeAlias = npt.NDArray[Any]
 Native: TypeAlias = Any
@@ -29,6 +30,7 @@ __all__ = [
     "Array",
     "Framework",
     "InputCheck",
+    "Memory",
     "Native",
     "Setup",
     "Step",
@@ -201,3 +203,50 @@ def check_paths(paths: Sequence[str], known: Collection[str]) -> None:
         if path not in known:
             near = difflib.get_close_matches(str(path), known, n=3, cutoff=0)
             raise NameUnknown(f"no node {path!r} runs at inference; the nearest paths are {', '.join(map(repr, near))}")
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """An optimizer and its memory between steps, where the weights are arrays that can be changed in place.
+
+    `weights` are those that train: the model's own arrays, contiguous. `xp` is their module: numpy, or one like it.
+    """
+
+    def __init__(self, setup: Setup, weights: Weights, xp: Any = np) -> None:
+        self._setup, self._weights, self._xp = setup, weights, xp
+        self._time = 0
+        self._slots = {
+            name: {slot: xp.zeros_like(array) for slot in setup.optimizer.slots} for name, array in weights.items()
+        }
+
+    def update(self, gradients: Weights, rate: float) -> None:
+        """One update of every weight by its gradient, after clipping."""
+        setup = self._setup
+        if setup.clip is not None:
+            clip(list(gradients.values()), setup.clip)
+        self._time += 1
+        for name, weight in self._weights.items():
+            multiplied, decayed = rate * setup.rates.get(name, 1.0), name in setup.decayed
+            update_in_place(
+                setup.optimizer, weight, gradients[name], self._slots[name], multiplied, self._time, decayed
+            )
+
+    def _arrays(self) -> Weights:
+        return {f"{name}/{slot}": array for name, own in self._slots.items() for slot, array in own.items()}
+
+    def state(self) -> Weights:
+        """`Step.state`."""
+        return {
+            **{name: array.copy() for name, array in self._arrays().items()},
+            "time": np.array(self._time, np.int64),
+        }
+
+    def restore(self, state: Weights) -> None:
+        """`Step.restore`; WeightsError if the state is of other weights or another optimizer."""
+        arrays = self._arrays()
+        compare(state, {**{name: array.shape for name, array in arrays.items()}, "time": ()}, "the optimizer's memory")
+        for name, array in arrays.items():
+            array[...] = self._xp.asarray(state[name])
+        self._time = int(state["time"])

@@ -17,8 +17,17 @@ from threadpoolctl import ThreadpoolController
 from imori import engine as e
 from imori import tree as t
 from imori.errors import ImoriError, TreeError
-from imori.frameworks.base import Array, InputCheck, Setup, Weights, check_paths, check_setup, times, weight_name
-from imori.optimizers import Slots, clip, update_in_place
+from imori.frameworks.base import (
+    Array,
+    InputCheck,
+    Memory,
+    Setup,
+    Weights,
+    check_paths,
+    check_setup,
+    times,
+    weight_name,
+)
 from imori.shapes import Node, flat
 from imori.weights.names import compare
 
@@ -190,14 +199,10 @@ class NumpyStep:
             if isinstance(layer, e.BatchNorm):
                 layer.frozen = path in setup.frozen
         native.train(setup.trainable)
-        self._native, self._setup = native, setup
+        self._native = native
         self._trained = {name: place for name, place in native.places().items() if name in setup.trainable}
         self._heads = [layer for layer in e.every(native.body) if isinstance(layer, e.Aux)]
-        self._time = 0
-        self._slots: dict[str, Slots] = {
-            name: {slot: np.zeros_like(layer.weights[role]) for slot in setup.optimizer.slots}
-            for name, (layer, role) in self._trained.items()
-        }
+        self._memory = Memory(setup, {name: layer.weights[role] for name, (layer, role) in self._trained.items()})
 
     def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:
         """The loss before the step, and the logits that gave it. A loss that is not finite changes no weight."""
@@ -215,7 +220,8 @@ class NumpyStep:
                 head.gradient = by_logits * head.weight
             if math.isfinite(loss):
                 self._native.backward(gradient)
-                self._update(float(rate))
+                gradients = {name: layer.gradients[role] for name, (layer, role) in self._trained.items()}
+                self._memory.update(gradients, float(rate))
         return loss, np.ascontiguousarray(logits)
 
     def _forward(self, images: Array) -> Array:
@@ -227,29 +233,13 @@ class NumpyStep:
                 f" {times(images.shape[1:])} leaves it no more; use a larger batch, or larger images"
             ) from error
 
-    def _update(self, rate: float) -> None:
-        setup = self._setup
-        gradients = {name: layer.gradients[role] for name, (layer, role) in self._trained.items()}
-        if setup.clip is not None:
-            clip(list(gradients.values()), setup.clip)
-        self._time += 1
-        for name, (layer, role) in self._trained.items():
-            multiplied, decayed = rate * setup.rates.get(name, 1.0), name in setup.decayed
-            weight, slots = layer.weights[role], self._slots[name]
-            update_in_place(setup.optimizer, weight, gradients[name], slots, multiplied, self._time, decayed)
-
     def state(self) -> Weights:
         """Copies of the optimizer's memory."""
-        slots = {f"{name}/{slot}": array.copy() for name, own in self._slots.items() for slot, array in own.items()}
-        return {**slots, "time": np.array(self._time, np.int64)}
+        return self._memory.state()
 
     def restore(self, state: Weights) -> None:
         """Goes on from a state of any framework; WeightsError if it is of other weights or another optimizer."""
-        arrays = {f"{name}/{slot}": array for name, own in self._slots.items() for slot, array in own.items()}
-        compare(state, {**{name: array.shape for name, array in arrays.items()}, "time": ()}, "the optimizer's memory")
-        for name, array in arrays.items():
-            array[...] = state[name]
-        self._time = int(state["time"])
+        self._memory.restore(state)
 
 
 def _loss(logits: Array, targets: Array, weights: Array) -> tuple[float, Array]:
