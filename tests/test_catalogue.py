@@ -87,7 +87,11 @@ def test_variants_are_those_that_depart() -> None:
     assert variants("lenet") == ("default", "paper", "original")
     assert variants("alexnet") == ("default", "paper", "ungrouped", "torchvision")
     assert variants("resnet50") == ("default", "paper", "keras", "option_a")
-    assert variants("resnet18") == ("default", "paper", "option_a"), "Keras publishes none of 18 layers"
+    assert variants("resnet18") == ("default", "option_a"), "Keras publishes none of 18 layers"
+    assert model("resnet18", variant="paper") == model("resnet18"), "the paper's stride differs in bottlenecks alone"
+    for name in list_models():
+        forms = [model(name, variant=variant) for variant in variants(name)]
+        assert all(forms.count(form) == 1 for form in forms), "a form that does not depart is no variant"
 
 
 @pytest.mark.parametrize(
@@ -250,3 +254,26 @@ def test_a_cut_network_takes_its_part_of_the_weights() -> None:
 def test_a_path_that_is_not_there_is_answered_by_the_nearest(path: str) -> None:
     with pytest.raises(TreeError, match=f"there is no {path!r} in this network; the nearest paths are "):
         model("googlenet", upto=path)
+
+
+def test_a_variant_may_stand_behind_the_name() -> None:
+    assert model("resnet50@paper") == model("resnet50", variant="paper") != model("resnet50")
+    assert model("resnet50@paper", variant="paper") == model("resnet50@paper")
+    assert size_of("resnet_mnist_plain@option_a") == 28
+    with pytest.raises(NameUnknown, match="resnet50@paper is asked for in the variant 'keras'; name one of the two"):
+        model("resnet50@paper", variant="keras")
+    with pytest.raises(NameUnknown, match="resnet50 has no variant 'papre'"):
+        model("resnet50@papre")
+    with pytest.raises(NameUnknown, match="there is no model 'resnet5'"):
+        model("resnet5@paper")
+
+
+def test_without_its_heads_a_network_takes_any_size_with_the_same_weights() -> None:
+    whole = model("googlenet", 5)
+    bare = imori.without_heads(whole)
+    weights = imori.restrict(imori.initial_weights(whole, (3, 224, 224)), bare)
+    for size in (31, 64, 97):
+        images = np.random.default_rng(size).standard_normal((2, 3, size, size + 7)).astype(np.float32)
+        assert imori.logits(imori.build(bare, images.shape[1:], "numpy", weights), images).shape == (2, 5)
+    with pytest.raises(TreeError, match=r"aux1\.pool: .*imori\.without_heads gives the network without it"):
+        imori.build(whole, (3, 64, 64), "numpy")

@@ -97,12 +97,15 @@ def test_show_takes_size_and_variant(command) -> None:
     assert (default, published) == (50_844_008, 60_965_224)
 
 
-def test_show_takes_a_width_and_cuts(command) -> None:
+def test_show_takes_a_width_and_cuts(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     narrow = json.loads(command("show", "mobilenet_v2", "--width", 0.35, "--json").out)
     assert narrow["parameters"] == 1_677_128
     features = json.loads(command("show", "resnet50", "--upto", "conv4", "--json").out)
     assert features["output"] == [1024, 14, 14]
     assert features["rows"][-1]["path"] == "conv4.relu_5"
+    Path("net.json").write_text(command("show", "lenet", "--classes", 4, "--tree").out, encoding="utf-8")
+    command("show", "net.json", "--size", 32, "--classes", 5).refuses("net.json has its classes written in it")
     command("show", "resnet18", "--width", 0.5).refuses("resnet18 has no width", "mobilenet_v1, mobilenet_v2")
     command("show", "resnet18", "--upto", "conv9").refuses("there is no 'conv9'", "conv5")
 

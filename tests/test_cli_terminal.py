@@ -105,9 +105,9 @@ def test_a_narrow_terminal_does_without_some_columns() -> None:
     code, screen = on_terminal("show", "resnet50", columns=120)
     assert code == 0
     lines = lines_of(screen)
-    assert "this terminal is too narrow for: stride, padding, field" in lines
+    assert "this terminal is too narrow for: MACs, memory, field" in lines
     row = next(line for line in lines if line.startswith("conv4.1-5.body.conv2 x 5 "))
-    assert re.split(r"\s{2,}", row)[2:] == ["3 x 3", "256", "-", "256 x 14 x 14", "589,824", "115,605,504", "201 kB"]
+    assert re.split(r"\s{2,}", row)[2:] == ["3 x 3", "256", "1", "1", "-", "256 x 14 x 14", "589,824"]
 
 
 def test_a_wide_terminal_and_a_pipe_show_the_same_table(process) -> None:

@@ -181,10 +181,12 @@ def test_own_network_of_the_readme(photos: Path, command) -> None:
     block = next(block for block in blocks_of("README.md", "python") if "def net(" in block)
     Path("my_net.py").write_text(block, encoding="utf-8")
     for line in imori_commands("README.md"):
-        if "my_net.py" in line:
-            line = line.partition(" >")[0]  # what follows is the shell's
+        if "my_net." in line:
+            line, _, file = line.partition(" > ")
             answer = command(*shlex.split(line)[1:], *(("--epochs", 1) if " train " in line else ()))
             assert answer.code == 0, answer.err
+            if file:
+                Path(file).write_text(answer.out, encoding="utf-8")
     assert Path("runs/mine/model.safetensors").exists()
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imori.frameworks import build, dump_weights, logits, outputs
     from imori.shapes import summary, walk
     from imori.train import Recipe, train
+    from imori.tree import without_heads
     from imori.weights import initial_weights, read_weights, restrict
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "summary",
     "train",
     "walk",
+    "without_heads",
 ]
 
 _HOME = {
@@ -61,6 +63,7 @@ _HOME = {
     "summary": "shapes",
     "train": "train",
     "walk": "shapes",
+    "without_heads": "tree",
 }
 
 

@@ -30,6 +30,8 @@ class Entry:
     arguments: tuple[Any, ...] = ()
     without: tuple[str, ...] = ()
     """The paper's variants that this network was not published in."""
+    same: tuple[str, ...] = ()
+    """Those that do not differ from the default in this network."""
 
 
 CATALOGUE: dict[str, Entry] = {
@@ -43,8 +45,8 @@ CATALOGUE: dict[str, Entry] = {
     "vgg16_bn": Entry("vgg:vgg", 224, (16, True), without=("keras",)),
     "vgg19_bn": Entry("vgg:vgg", 224, (19, True), without=("keras",)),
     "googlenet": Entry("googlenet:googlenet", 224),
-    "resnet18": Entry("resnet:resnet", 224, (18,), without=("keras",)),
-    "resnet34": Entry("resnet:resnet", 224, (34,), without=("keras",)),
+    "resnet18": Entry("resnet:resnet", 224, (18,), without=("keras",), same=("paper",)),
+    "resnet34": Entry("resnet:resnet", 224, (34,), without=("keras",), same=("paper",)),
     "resnet50": Entry("resnet:resnet", 224, (50,)),
     "resnet101": Entry("resnet:resnet", 224, (101,)),
     "resnet152": Entry("resnet:resnet", 224, (152,)),
@@ -78,7 +80,7 @@ def variants(name: str) -> tuple[str, ...]:
 def size_of(name: str) -> int:
     """The height and width that a network is fed: its paper's, a user's own file's SIZE, or 224 where none is said."""
     if not _is_own(name):
-        return DEFAULT_SIZE if name.endswith(".json") else _entry(name).size
+        return DEFAULT_SIZE if name.endswith(".json") else _entry(name.partition("@")[0]).size
     path, _ = _split(name)
     size = getattr(_own_module(path), "SIZE", DEFAULT_SIZE)
     if type(size) is not int or size < 1:
@@ -96,10 +98,10 @@ def model(
 ) -> Tree:
     """A network as a value.
 
-    `name` is a name of the catalogue, "path/my_net.py:function" (your own function that returns a tree; it is called
-    with `classes` if it takes that), the path of a tree in JSON, or a tree, which is returned as it is. `variant` is
-    one of `variants(name)`, or a publisher whose form does not differ from the default. `width` multiplies the filters
-    of the networks that have a width multiplier, as `mobilenet_v2`. `upto` cuts the network behind the layer or block
+    `name` is a name of the catalogue, perhaps with its variant ("resnet50@paper"), "path/my_net.py:function" (your own
+    function that returns a tree; it is called with `classes` if it takes that), the path of a tree in JSON, or a tree,
+    which is returned as it is. `variant` is one of `variants(name)`, or a publisher whose form does not differ from the
+    default. `width` multiplies the filters of the networks that have a width multiplier, as `mobilenet_v2`. `upto` cuts the network behind the layer or block
     of that path, to use its output as features (`tree.cut`). A tree does not state its input channels, so `channels`
     is checked and changes nothing. Raises NameUnknown with the nearest names, or TreeError for a network that cannot
     be made.
@@ -125,11 +127,15 @@ def model(
 
 def _from_paper(name: str, classes: int, variant: str, width: float | None) -> Tree:
     """A name of the catalogue; a publisher's form that does not differ from the default is the default."""
+    name, _, written = name.partition("@")
+    if written and variant not in ("default", written):
+        raise NameUnknown(f"{name}@{written} is asked for in the variant {variant!r}; name one of the two")
+    variant = written or variant
     entry = _entry(name)
-    paper, known = _paper(entry), _variants(entry)
-    if variant not in (*known, *paper.SAME):
-        same = f" ({', '.join(paper.SAME)}: the same as the default)" if paper.SAME else ""
-        raise NameUnknown(f"{name} has no variant {variant!r}; it has {', '.join(known)}{same}")
+    known, same = _variants(entry), (*_paper(entry).SAME, *entry.same)
+    if variant not in (*known, *same):
+        like = f" ({', '.join(same)}: the same as the default)" if same else ""
+        raise NameUnknown(f"{name} has no variant {variant!r}; it has {', '.join(known)}{like}")
     function = _function(entry)
     more = {} if width is None else {"width": _width(name, width)}
     return function(*entry.arguments, classes=classes, variant=variant if variant in known else "default", **more)
@@ -157,7 +163,7 @@ def _function(entry: Entry) -> Callable[..., Tree]:
 
 
 def _variants(entry: Entry) -> tuple[str, ...]:
-    return tuple(variant for variant in _paper(entry).VARIANTS if variant not in entry.without)
+    return tuple(variant for variant in _paper(entry).VARIANTS if variant not in (*entry.without, *entry.same))
 
 
 def _entry(name: str) -> Entry:

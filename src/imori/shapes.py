@@ -239,7 +239,13 @@ def _resolve(tree: t.Tree, path: str, name: str, flow: _Flow, training_only: boo
             # A branch of a fixed size meets one that follows the input's: they fit at this size alone.
             sized = len({branch.free for branch in flows}) > 1
         case t.Aux(head):
-            node, branch = _resolve(head, path, name, flow, training_only=True)
+            try:
+                node, branch = _resolve(head, path, name, flow, training_only=True)
+            except SizeError as error:
+                raise SizeError(
+                    f"{error} (this is an auxiliary head, which serves training alone: imori.without_heads gives the"
+                    " network without it)"
+                ) from None
             if len(branch.shape) != 1:
                 raise TreeError(f"{where}: an auxiliary head ends in {_show(branch.shape)}; it must end in logits (F,)")
             children.append(node)

@@ -304,5 +304,5 @@ WIDTHS = {
 
 @pytest.mark.parametrize(("name", "width"), WIDTHS, ids=[f"{name}-{width}" for name, width in WIDTHS])
 def test_a_width_multiplies_the_filters(name: str, width: float) -> None:
-    for variant in variants(name):
+    for variant in variants(name):  # at these widths timm's eights are the paper's whole numbers
         assert summary(model(name, variant=variant, width=width), (3, 224, 224)).parameters == WIDTHS[name, width]

@@ -1,4 +1,5 @@
-"""AlexNet: A. Krizhevsky, I. Sutskever, G. E. Hinton, "ImageNet classification with deep CNNs", 2012.
+"""AlexNet: A. Krizhevsky, I. Sutskever, G. Hinton,
+"ImageNet classification with deep convolutional neural networks", 2012.
 
 https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks, section 3.5.
 Departs: the default pads the second convolution by 1, not 2, so that the last map is 5×5, and splits no convolution

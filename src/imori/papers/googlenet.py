@@ -39,7 +39,7 @@ SAME = ("paper",)
 
 
 def googlenet(classes: int = 1000, variant: str = "default") -> Chain:
-    """GoogLeNet for 224×224 input; at inference any other size will do."""
+    """GoogLeNet for 224×224 input, or without its heads (`tree.without_heads`) for any size."""
     plain, published = variant == "default", variant == "torchvision"
     layers = convolved("conv1", Conv(64, 7, 2, 3), variant) | {"pool1": MaxPool(3, 2, ceil=True)}
     layers |= {"lrn1": LRN(5, 2e-5, 0.75, 1.0)} if plain else {}

@@ -114,6 +114,8 @@ def asked(name: str, arguments: argparse.Namespace, strictly: bool) -> Shown:
     base, at, variant = name.partition("@")
     if not at or base not in catalogue.CATALOGUE:
         base, variant = name, arguments.variant
+    if strictly and name.endswith(".json") and arguments.classes is not None:
+        raise ImoriError(f"{name} has its classes written in it; leave out --classes, or print it anew by --tree")
     classes = CLASSES if arguments.classes is None else arguments.classes
     channels = CHANNELS if arguments.channels is None else arguments.channels
     tree = catalogue.model(base, classes, channels, variant, arguments.width, arguments.upto)

@@ -125,7 +125,7 @@ def _span_of_segment(first: str, last: str) -> str:
 
 HEADS = ("path", "layer", "kernel", "filters", "stride", "padding", "activation", "output")
 NUMBERS = ("parameters", "MACs", "memory", "field")
-LESS = ("padding", "stride", "field", "memory", "activation", "kernel", "filters")
+LESS = ("memory", "field", "MACs", "padding", "parameters", "stride", "filters")
 """The columns that a narrow terminal does without, the first first."""
 
 
