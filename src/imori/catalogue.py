@@ -101,10 +101,10 @@ def model(
     `name` is a name of the catalogue, perhaps with its variant ("resnet50@paper"), "path/my_net.py:function" (your own
     function that returns a tree; it is called with `classes` if it takes that), the path of a tree in JSON, or a tree,
     which is returned as it is. `variant` is one of `variants(name)`, or a publisher whose form does not differ from the
-    default. `width` multiplies the filters of the networks that have a width multiplier, as `mobilenet_v2`. `upto` cuts the network behind the layer or block
-    of that path, to use its output as features (`tree.cut`). A tree does not state its input channels, so `channels`
-    is checked and changes nothing. Raises NameUnknown with the nearest names, or TreeError for a network that cannot
-    be made.
+    default. `width` multiplies the filters of the networks that have a width multiplier, as `mobilenet_v2`. `upto` cuts
+    the network behind the layer or block of that path, to use its output as features (`tree.cut`). A tree does not
+    state its input channels, so `channels` is checked and changes nothing. Raises NameUnknown with the nearest names,
+    or TreeError for a network that cannot be made.
     """
     for what, value in (("classes", classes), ("channels", channels)):
         if type(value) is not int or value < 1:
