@@ -13,7 +13,7 @@ from PIL import Image
 
 import imori
 from imori import tree as t
-from imori.errors import RecipeError, RunError, TreeError, WeightsError
+from imori.errors import ImoriError, RecipeError, RunError, TreeError, WeightsError
 from imori.train.report import Silent
 from imori.train.run import Run
 from imori.weights import read_model
@@ -161,6 +161,52 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
     assert run.last_file.read_bytes() == before
 
 
+class Second(Silent):
+    """Starts another run while the photos of this one are looked at."""
+
+    def __init__(self, **choices: Any) -> None:
+        self.choices = choices
+
+    def scan(self, done: int, total: int) -> None:
+        if self.choices:
+            choices, self.choices = self.choices, {}
+            self.run = imori.train(**choices)
+
+
+def test_runs_that_start_at_once_get_a_directory_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    photos = write_photos(tmp_path / "photos")
+    both: dict[str, Any] = {"data": photos, "model": PHOTO_NET, "framework": "numpy", "size": 8, "epochs": 1}
+    second = Second(**both, seed=1)
+    first = imori.train(**both, report=second)
+    assert (first.path, second.run.path) == (Path("runs/a-tree-now"), Path("runs/a-tree-now-2"))
+    assert (first.recipe.seed, second.run.recipe.seed) == (0, 1)
+    with pytest.raises(RunError, match=r"another imori train is starting in one; choose another --out"):
+        imori.train(**both, out="one", report=Second(**both, out="one"))
+    assert not Path("one").exists(), "what a refusal leaves empty is removed"
+    imori.train(**both, out="one")
+    assert not list(Path("one").glob(".*"))
+
+
+def test_a_refusal_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for out in (tmp_path / "run", tmp_path / "new" / "run"):
+        with pytest.raises(TreeError):
+            train(out, model="lenet", size=9)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_first_step_that_fails_leaves_no_run(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos")
+    normed = t.Chain(pool=t.GlobalAvgPool(), bn=t.BatchNorm(), fc=t.Linear(2))
+    choices: dict[str, Any] = {"data": photos, "model": normed, "iterations": 2}
+    with pytest.raises(ImoriError, match="use a larger batch"):
+        train(tmp_path / "run", batch_size=1, **choices)
+    assert not (tmp_path / "run").exists()
+    train(tmp_path / "run", batch_size=8, **choices)
+
+
 def test_a_loss_that_explodes_stops_the_run_and_keeps_its_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="use a lower --lr"), np.errstate(all="ignore"):
         train(tmp_path / "run", opt="sgd", lr=1e3, epochs=3)
@@ -182,7 +228,7 @@ except imori.ImoriError as error:
     assert done.returncode == 1
     assert "last.safetensors could not be written" in done.stderr
     assert "takes no file of this size" in done.stderr
-    assert list((tmp_path / "run").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:

@@ -75,9 +75,10 @@ def _train(job: Job, progress: Progress, asked_to_stop: Callable[[], bool]) -> N
             rate = rate_at(recipe, progress.step, job.total, loader.steps_per_epoch)
             loss, logits = job.step(batch.images, targets, weights, rate, _key(recipe.seed, progress.step, job.rank))
             if not np.isfinite(loss):
+                kept = f". The last checkpoint is kept in {job.run.path}" if progress.step else ""
                 raise RunError(
                     f"the loss is {loss} at step {progress.step + 1}: training went astray; use a lower --lr (it was"
-                    f" {rate:g}) or --clip 1. The last checkpoint is kept in {job.run.path}"
+                    f" {rate:g}) or --clip 1{kept}"
                 )
             progress.step += 1
             progress.images += len(batch.labels)

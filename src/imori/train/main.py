@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from imori.shapes import Node, flat, resolve
 from imori.train.loop import Job, fit
 from imori.train.recipe import Recipe, from_data, read_recipe
 from imori.train.report import Report, Silent
-from imori.train.run import Progress, Run, find_run, preprocessing_of
+from imori.train.run import Progress, Run, claimed, find_run, preprocessing_of
 from imori.weights import Card, check, initial_weights, read_model
 
 FEW_PHOTOS = 1000
@@ -107,12 +108,30 @@ def _start(
     if name is None:
         name, tree = (given[1].model or "a tree", given[1].tree) if given else ("resnet18", None)
         recipe = replace(recipe, model=name)
-    run = Run(Path(out) if out else _next_run(name))
-    if run.recipe_file.exists():
-        raise RunError(f"{run.path} holds a run already; choose another --out, or go on with it by --resume")
-    for file in (run.model_file, run.metrics_file):
-        if file.exists():
-            raise RunError(f"{file} is there already, and would be overwritten; choose another --out")
+    progress = Progress()
+    with claimed([Path(out)] if out else _usual_paths(name)) as run:
+        try:
+            fit(_begun(data, recipe, tree, given, start_from, run, progress, machine), progress)
+        except BaseException:
+            if not progress.step:
+                run.clear()
+            raise
+    return run
+
+
+def _begun(
+    data: str,
+    recipe: Recipe,
+    tree: t.Tree | None,
+    given: tuple[Weights, Card] | None,
+    start_from: str | Path | None,
+    run: Run,
+    progress: Progress,
+    machine: _Machine,
+) -> Job:
+    """Opens the data, fills in what the recipe leaves open, builds, and writes the beginning of the run."""
+    chosen, name = frameworks.get(recipe.framework), recipe.model
+    assert name is not None
     splits = _open(data, recipe, machine)
     classes = tuple(splits.classes)
     recipe = replace(recipe, channels=splits.channels)
@@ -138,11 +157,10 @@ def _start(
             )
     card = Card(tree, shape, classes, preprocessing.to_data(), model=name, framework=frameworks.name_of(chosen))
     job = _job(chosen, recipe, root, weights, card, splits, run, machine)
-    progress = Progress(fingerprint=_fingerprint(splits))
+    progress.fingerprint = _fingerprint(splits)
     run.save_last(weights, job.step.state(), progress, card)
     run.start(recipe, data if data == "digits" else str(Path(data).resolve()), _parts(splits))
-    fit(job, progress)
-    return run
+    return job
 
 
 def _resume(run: Run, machine: _Machine) -> Run:
@@ -179,13 +197,13 @@ def _read(file: Path) -> tuple[Weights, Card]:
     return weights, card
 
 
-def _next_run(model: str) -> Path:
+def _usual_paths(model: str) -> Iterator[Path]:
+    """Where a run lies that is given no directory: the names to try, one after the other."""
     name = Path(model.partition(":")[0]).stem.replace(" ", "-")
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    path, number = Path("runs") / f"{name}-{stamp}", 2
-    while path.exists():
-        path, number = Path("runs") / f"{name}-{stamp}-{number}", number + 1
-    return path
+    path = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.name}-{number}")
 
 
 def _open(data: str, recipe: Recipe, machine: _Machine) -> Splits:

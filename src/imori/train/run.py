@@ -9,11 +9,12 @@ last.safetensors   the newest weights, the optimizer's memory and the progress: 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from imori.data import Preprocessing
 from imori.errors import DataError, RunError, WeightsError
 from imori.frameworks.base import Weights
 from imori.train.recipe import FORMAT, Recipe, from_data
-from imori.weights.file import Card, card_of, read_card, read_tensors, save_model, save_tensors, written
+from imori.weights.file import Card, card_of, read_card, read_tensors, remedy, save_model, save_tensors, written
 
 OPTIMIZER = "optimizer/"
 
@@ -78,6 +79,16 @@ class Run:
         return self.path / "metrics.csv"
 
     @property
+    def split_file(self) -> Path:
+        """Each photo, its class and its part."""
+        return self.path / "split.csv"
+
+    @property
+    def claim_file(self) -> Path:
+        """There while a process starts a run here, until recipe.json says that it is one."""
+        return self.path / ".claim"
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe that the run was started with."""
         return from_data(self._started()["recipe"], str(self.recipe_file))
@@ -118,9 +129,15 @@ class Run:
     def start(self, recipe: Recipe, data: str, split: Iterable[Sequence[str]]) -> None:
         """Writes split.csv and recipe.json, which makes the directory a run."""
         rows = [("path", "class", "part"), *split]
-        _write(self.path / "split.csv", _as_csv(rows))
+        _write(self.split_file, _as_csv(rows))
         started = {"format": FORMAT, "data": data, "recipe": recipe.to_data()}
         _write(self.recipe_file, json.dumps(started, indent=2, ensure_ascii=False) + "\n")
+        self.claim_file.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Removes what `start` and `save_last` wrote, of a run that trained nothing."""
+        for file in (self.recipe_file, self.split_file, self.last_file):
+            file.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Removes what a killed run was writing when it died; the files themselves are always whole."""
@@ -130,7 +147,7 @@ class Run:
     def trained_on(self) -> set[str]:
         """The real paths of the images that the run trained on; empty where it keeps no list."""
         try:
-            with open(self.path / "split.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            with open(self.split_file, encoding="utf-8", errors="surrogateescape", newline="") as file:
                 return {os.path.realpath(row["path"]) for row in csv.DictReader(file) if row["part"] == "train"}
         except (OSError, KeyError, ValueError, csv.Error):
             return set()
@@ -176,6 +193,51 @@ def preprocessing_of(card: Card, file: Path) -> Preprocessing:
     if shape != card.input:
         raise WeightsError(f"{file}: its metadata are damaged: photos become {shape}, and its input is {card.input}")
     return made
+
+
+@contextlib.contextmanager
+def claimed(paths: Iterable[Path]) -> Iterator[Run]:
+    """The first of `paths` where a run can start; until it does, no other process can start one there.
+
+    What the block leaves empty is removed again. RunError says why the last of the paths is not free.
+    """
+    taken = ""
+    for run in map(Run, paths):
+        made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.claim_file.touch(exist_ok=False)
+        except OSError as error:
+            if not run.claim_file.exists():
+                raise RunError(
+                    f"no run can be made in {run.path}: {error.strerror}; {remedy(error, run.path)}"
+                ) from error
+            taken = (
+                f"another imori train is starting in {run.path}; choose another --out (if none runs there any more,"
+                f" remove {run.claim_file})"
+            )
+            continue
+        try:
+            taken = _taken(run)
+            if not taken:
+                yield run
+                return
+        finally:
+            run.claim_file.unlink(missing_ok=True)
+            for folder in made:
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
+    raise RunError(taken)
+
+
+def _taken(run: Run) -> str:
+    """Why no run can start in a directory; "" where one can."""
+    if run.recipe_file.exists():
+        return f"{run.path} holds a run already; choose another --out, or go on with it by --resume"
+    for file in (run.model_file, run.metrics_file):
+        if file.exists():
+            return f"{file} is there already, and would be overwritten; choose another --out"
+    return ""
 
 
 def find_run(path: str | Path) -> Run:

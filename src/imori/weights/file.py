@@ -70,13 +70,13 @@ def written(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}; {_remedy(error, path)}") from error
+        raise RunError(f"{path} could not be written: {error.strerror or error}; {remedy(error, path)}") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
 
 
-def _remedy(error: OSError, path: Path) -> str:
+def remedy(error: OSError, path: Path) -> str:
     """What helps where the system would not let `path` be written."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
