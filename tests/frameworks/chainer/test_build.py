@@ -60,7 +60,7 @@ TAPPED = Chain(
         b=Identity(),
     ),
     pool=GlobalAvgPool(),
-    last=Aux(Linear(3), 0.4),
+    last=Aux(Chain(Linear(5), Aux(Linear(3), 0.1), Linear(3)), 0.4),
     fc=Linear(3),
 )
 
@@ -95,7 +95,10 @@ def test_links_are_chainers_own_under_the_canonical_names() -> None:
     named = [re.match(r"  \((\w+)\)", line) for line in str(native).splitlines()]
     order = [match[1] for match in named if match]
     assert order == ["0", "1", "relu_0", "block", "thin", "drop", "pool", "flatten", "fc"], "in the order of running"
-    assert "(relu_0): Function(function=relu)" in str(native)
+    assert "(pool): Function(function=max_pooling_2d, ksize=(2, 2), stride=(2, 2), pad=(0, 0), cover_all=F" in str(
+        native
+    )
+    assert "(drop): Dropout(ratio=0.5)" in str(native)
 
 
 @pytest.mark.parametrize("tree", [NET, TAPPED], ids=["net", "heads"])
@@ -231,10 +234,10 @@ def test_heads_answer_in_training_only() -> None:
     native, images = build(TAPPED), random_images()
     twin = imori.build(TAPPED, SHAPE, "torch", imori.dump_weights(native))
     outputs, expected = native(images), twin(frameworks.torch.torch.tensor(images))
-    assert len(outputs) == len(expected) == 4
+    assert len(outputs) == len(expected) == 5
     for out, wanted in zip(outputs, expected, strict=True):
         np.testing.assert_allclose(out.array, wanted.detach().numpy(), rtol=1e-10)
-    assert framework.step.head_weights(native) == (0.2, 0.3, 0.4)
+    assert framework.step.head_weights(native) == (0.2, 0.3, 0.4, 0.1)
     with chainer.using_config("train", False):
         np.testing.assert_allclose(native(images).array, outputs[0].array, rtol=1e-12)
 

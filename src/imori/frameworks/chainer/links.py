@@ -150,7 +150,7 @@ class Dropout(chainer.Link):
     def forward(self, x: Variable) -> Variable:
         """Any shape; x itself at inference."""
         mask = None
-        if self.rng is not None and chainer.config.train:
+        if self.rng is not None:
             stays = self.rng.random(x.shape, np.float32) >= self.ratio
             mask = self.xp.asarray(stays * x.dtype.type(1 / (1 - self.ratio)))
         return F.dropout(x, self.ratio, mask=mask)
