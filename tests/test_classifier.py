@@ -134,6 +134,33 @@ def test_what_is_no_model_is_named(run: Path, tmp_path: Path, what: str) -> None
         imori.load(path)
 
 
+def test_the_part_held_back_stays_what_it_was(pets_run: Path, tmp_path: Path) -> None:
+    photos = shutil.copytree(pets_run.parent / "photos", tmp_path / "photos")
+    model = imori.load(train_pets(photos, tmp_path / "run"))
+    before = model.score()
+    assert (before.images, before.seen) == (4, 0)
+    for name in ("a", "b"):
+        shutil.copy(photos / "cat" / "cat0.png", photos / "cat" / f"{name}.png")
+    assert model.score().to_data() == before.to_data(), "photos that were added since divide nothing anew"
+    assert model.run is not None
+    gone, _ = model.run.part("test")[0]
+    Path(gone).unlink()
+    after = model.score()
+    assert (after.images, after.seen) == (3, 0)
+    assert [skipped.path for skipped in after.skipped] == [gone]
+    split = model.run.split_file.read_text()
+    model.run.split_file.write_text(split.replace(",dog,", ",cow,"))
+    with pytest.raises(DataError, match=r"split\.csv has photos of cow; the model knows cat, dog"):
+        model.score()
+    model.run.split_file.write_text(split.replace(",test\n", ",train\n"))
+    with pytest.raises(RunError, match="held back no test part"):
+        model.score()
+
+
+def train_pets(photos: Path, out: Path) -> Path:
+    return imori.train(photos, model=NET, framework="numpy", size=16, epochs=1, out=out).path
+
+
 @pytest.mark.parametrize("damage", ["path,class,part\na\0b,cat,train\n", 'path,class,part\n"a', "\0", "path\nx\n", ""])
 def test_a_damaged_list_of_what_was_trained_on_says_nothing(pets_run: Path, tmp_path: Path, damage: str) -> None:
     run = shutil.copytree(pets_run, tmp_path / "run")

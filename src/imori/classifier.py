@@ -21,8 +21,8 @@ from imori.data import (
     Skipped,
     find_images,
     open_labelled,
+    open_listed,
     open_photo,
-    open_splits,
 )
 from imori.errors import DataError, RunError
 from imori.frameworks.base import Framework, Native
@@ -151,19 +151,20 @@ class Classifier:
     def _held_back(self, strict: bool) -> Images:
         if self.run is None:
             raise RunError("a model file alone has no test part; name the photos to score")
-        recipe = self.run.recipe
-        splits = open_splits(
-            self.run.data,
-            channels=recipe.channels,
-            val=recipe.val,
-            test=recipe.test,
-            seed=recipe.seed,
+        data, held_back = self.run.data, self.run.part("test")
+        if not held_back:
+            raise RunError(f"{self.run.path} held back no test part of {data}; name the photos to score")
+        channels, workers = self.preprocessing.channels, os.cpu_count() or 1
+        if not Path(held_back[0][0]).is_absolute():  # digits and MNIST, whose parts are fixed
+            return open_labelled(data, self.classes, channels=channels, part="test", workers=workers)
+        return open_listed(
+            held_back,
+            self.classes,
+            channels=channels,
+            place=str(self.run.split_file),
             strict=strict,
-            workers=os.cpu_count() or 1,
+            workers=workers,
         )
-        if splits.test is None or tuple(splits.classes) != self.classes:
-            raise RunError(f"{self.run.path} held back no test part of {self.run.data}; name the photos to score")
-        return splits.test
 
     def _best(self, probabilities: npt.NDArray[np.float64], top: int) -> tuple[tuple[str, float], ...]:
         order = np.argsort(-probabilities, kind="stable")[:top]

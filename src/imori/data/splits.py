@@ -121,6 +121,26 @@ def open_labelled(
     return replace(found[WHOLE], notes=read.notes)
 
 
+def open_listed(
+    photos: Sequence[tuple[str, str]],
+    classes: Sequence[str],
+    *,
+    channels: int,
+    place: str,
+    strict: bool = False,
+    workers: int = 0,
+) -> Images:
+    """Opens photos that are given as (path, class), to score a model that knows `classes`; `place` lists them.
+
+    DataError where a class is none of the model's, or no photo can be used.
+    """
+    strange = {label for _, label in photos} - set(classes)
+    if strange:
+        raise DataError(f"{place} has photos of {_listed(strange)}; the model knows {_listed(classes)}")
+    part = Part(place, tuple(classes), tuple(photos))
+    return _photos("", {WHOLE: part}, part.classes, channels, strict, workers, None)[WHOLE]
+
+
 def stratify(labels: Array, shares: Sequence[float], seed: int) -> list[Array]:
     """Indices of a first part and of one part for each share, disjoint, complete, each in ascending order.
 

@@ -144,13 +144,19 @@ class Run:
         for partial in self.path.glob(".*.partial"):
             partial.unlink()
 
-    def trained_on(self) -> set[str]:
-        """The real paths of the images that the run trained on; empty where it keeps no list."""
+    def part(self, name: str) -> list[tuple[str, str]]:
+        """(path, class) of each image that was put in a part, by split.csv; empty where that is gone or damaged."""
         try:
             with open(self.split_file, encoding="utf-8", errors="surrogateescape", newline="") as file:
-                return {os.path.realpath(row["path"]) for row in csv.DictReader(file) if row["part"] == "train"}
+                return [(row["path"], row["class"]) for row in csv.DictReader(file) if row["part"] == name]
         except (OSError, KeyError, ValueError, csv.Error):
-            return set()
+            return []
+
+    def trained_on(self) -> set[str]:
+        """The real paths of the images that the run trained on; empty where it keeps no list."""
+        with contextlib.suppress(ValueError):  # no path
+            return {os.path.realpath(path) for path, _ in self.part("train")}
+        return set()
 
     def save_best(self, weights: Weights, card: Card) -> None:
         """Writes model.safetensors."""
