@@ -35,7 +35,7 @@ ARROWS = {
     "classifier": "errors weights data frameworks frameworks.base train numpy",
     "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier numpy rich",
     "__main__": "cli",
-    "imori": "errors shapes weights catalogue frameworks train classifier",
+    "imori": "errors tree shapes weights catalogue frameworks train classifier",
 }
 OWN = {"numpy": {"engine", "threadpoolctl"}}
 # A file that may, alone of its part, import a framework: in a function, when a file of that framework is read.

@@ -68,7 +68,8 @@ class Step(Protocol):
     """One step of training, and the optimizer's memory between steps.
 
     The loss is sum(wᵢ CEᵢ) / sum(wᵢ), the cross-entropy of softmax(logits) against soft targets, plus the same loss
-    of each auxiliary head times the head's weight. Then the gradient is clipped, then the optimizer acts.
+    of each auxiliary head times the head's weight. Where all weights of a batch are 0, the loss is 0 and so is its
+    gradient. Then the gradient is clipped, then the optimizer acts: its momentum and decay also on a gradient of 0.
     """
 
     def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:

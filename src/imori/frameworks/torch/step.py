@@ -57,11 +57,12 @@ class TorchStep:
         for module in self._frozen:
             module.eval()
         self._optimizer.zero_grad(set_to_none=True)
+        importance /= importance.sum() or 1
         with exact(), _seeded(key, self._device):
             outputs = self._forward(x)
             losses = [
-                share * (importance * F.cross_entropy(out, soft, reduction="none")).sum() / importance.sum()
-                for out, share in zip(outputs, self._loss_weights, strict=True)
+                weight * (importance * F.cross_entropy(out, soft, reduction="none")).sum()
+                for out, weight in zip(outputs, self._loss_weights, strict=True)
             ]
             loss = torch.stack(losses).sum()
             value = float(loss.item())
