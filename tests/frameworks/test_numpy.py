@@ -407,24 +407,6 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved(*results) == set()
 
 
-REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "precision": ({"precision": "float32"}, r"built in float64, not in 'float32'"),
-    "world": ({"world": 2}, r"one process, and there are 2"),
-    "unknown": ({"trainable": frozenset({"fc.weights"})}, r"no weight 'fc\.weights'"),
-    "decayed": ({"decayed": frozenset({"fc2.weight"})}, r"no weight 'fc2\.weight'"),
-    "rates": ({"rates": {"fc2.weight": 2.0}}, r"no weight 'fc2\.weight'"),
-    "statistic": ({"trainable": frozenset({"bn1.mean"})}, r"bn1\.mean is a running statistic"),
-    "frozen": ({"frozen": frozenset({"fc"})}, r"'fc' is no batch norm"),
-    "nothing": ({"trainable": frozenset()}, r"nothing trains"),
-}
-
-
-@pytest.mark.parametrize(("changed", "message"), list(REFUSALS.values()), ids=list(REFUSALS))
-def test_a_setup_that_cannot_be_followed(changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(ImoriError, match=message):
-        numpy_framework.prepare(build(), setup_of(**changed))
-
-
 def test_a_batch_norm_of_one_value_is_refused() -> None:
     tree = Chain(conv=Conv(3, (8, 7)), bn=BatchNorm(), flatten=Flatten())
     step = numpy_framework.prepare(build(tree), setup_of(trainable=frozenset({"conv.weight"})))

@@ -8,6 +8,7 @@ import pytest
 import imori
 from imori import frameworks
 from imori import tree as t
+from imori.errors import ImoriError
 from imori.frameworks.base import Array, Setup, Step, Weights
 from imori.optimizers import SGD
 from imori.weights import initial_weights
@@ -47,3 +48,21 @@ def test_a_batch_of_weight_0_has_no_loss_and_momentum_and_decay_act_on(framework
     assert losses == pytest.approx(expected, rel=1e-9)
     for name, value in rule.items():
         np.testing.assert_allclose(weights[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "precision": ({"precision": "float32"}, r"built in float64, not in 'float32'"),
+    "world": ({"world": 2}, r"one process, and there are 2"),
+    "unknown": ({"trainable": frozenset({"fc.weights"})}, r"no weight 'fc\.weights'; its first is 'conv\.weight'"),
+    "decayed": ({"decayed": frozenset({"fc2.weight"})}, r"no weight 'fc2\.weight'"),
+    "rates": ({"rates": {"fc2.weight": 2.0}}, r"no weight 'fc2\.weight'"),
+    "statistic": ({"trainable": frozenset({"bn.mean"})}, r"bn\.mean is a running statistic"),
+    "frozen": ({"frozen": frozenset({"fc"})}, r"'fc' is no batch norm"),
+    "nothing": ({"trainable": frozenset()}, r"nothing trains"),
+}
+
+
+@pytest.mark.parametrize(("choices", "message"), list(REFUSALS.values()), ids=list(REFUSALS))
+def test_a_setup_that_does_not_fit_is_refused(framework: str, choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(ImoriError, match=message):
+        prepared(framework, **choices)

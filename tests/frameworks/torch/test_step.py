@@ -330,23 +330,8 @@ def test_a_loss_that_is_not_finite_changes_no_weight() -> None:
     assert step.state()["time"] == 0
 
 
-@pytest.mark.parametrize(
-    ("choices", "message"),
-    [
-        ({"precision": "float32"}, "built in torch.float64, and the step in 'float32'"),
-        ({"world": 2}, "trains in one process, and world is 2"),
-        ({"trainable": frozenset({"fc.wieght"})}, "no weight 'fc.wieght'"),
-        ({"decayed": frozenset({"fc"})}, "no weight 'fc'"),
-        ({"rates": {"conv9.weight": 1.0}}, "no weight 'conv9.weight'"),
-        ({"trainable": frozenset({"bn1.mean"})}, "bn1.mean is a running statistic"),
-        ({"trainable": frozenset()}, "nothing trains"),
-        ({"frozen": frozenset({"conv1"})}, "'conv1' is no batch norm"),
-    ],
-    ids=["precision", "world", "trainable", "decayed", "rates", "statistic", "nothing", "frozen"],
-)
-def test_a_setup_that_does_not_fit_is_refused(choices: dict[str, Any], message: str) -> None:
+def test_a_setup_that_does_not_fit_changes_nothing() -> None:
     native = build()
-    with pytest.raises(ImoriError) as error:
-        prepare(native, **choices)
-    assert message in str(error.value)
-    assert all(parameter.requires_grad for parameter in native.parameters()), "the model was changed before the refusal"
+    with pytest.raises(ImoriError, match="'conv1' is no batch norm"):
+        prepare(native, trainable=frozenset({"fc.weight"}), frozen=frozenset({"conv1"}))
+    assert all(parameter.requires_grad for parameter in native.parameters())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from imori import optimizers as o
 from imori.errors import ImoriError
-from imori.frameworks.base import Array, Setup, Weights, times
+from imori.frameworks.base import Array, Setup, Weights, check_setup, times
 from imori.frameworks.torch.layers import head_weights
 from imori.frameworks.torch.weights import as_array, as_images, exact, place, tensors, unwrapped
 from imori.shapes import Shape
@@ -29,8 +29,8 @@ class TorchStep:
 
     def __init__(self, native: nn.Module, setup: Setup) -> None:
         self._native, self._clip = native, setup.clip
-        self._device, _ = place(native)
-        _check(native, setup)
+        self._device, dtype = place(native)
+        check_setup("torch", setup, list(tensors(native)), str(dtype).removeprefix("torch."))
         modules = dict(unwrapped(native).named_modules())
         self._frozen = [modules[path] for path in sorted(setup.frozen)]
         self._loss_weights = (1.0, *head_weights(unwrapped(native)))
@@ -117,26 +117,6 @@ class TorchStep:
                 memory[theirs] = torch.empty_like(parameter, requires_grad=False)
                 memory[theirs].copy_(torch.tensor(state[f"{name}/{slot}"]))
             self._optimizer.state[parameter] = memory
-
-
-def _check(native: nn.Module, setup: Setup) -> None:
-    """ImoriError for a setup that this model cannot train by."""
-    _, dtype = place(native)
-    mine, modules = tensors(native), dict(unwrapped(native).named_modules())
-    if dtype != getattr(torch, setup.precision, None):
-        raise ImoriError(f"the model was built in {dtype}, and the step in {setup.precision!r}; use one dtype for both")
-    if setup.world != 1:
-        raise ImoriError(f"the step trains in one process, and world is {setup.world}; use 1")
-    for name in sorted({*setup.trainable, *setup.decayed, *setup.rates} - set(mine)):
-        raise ImoriError(f"the model has no weight {name!r}; its names are those that dump_weights gives")
-    for path in sorted(setup.frozen):
-        if not isinstance(modules.get(path), (nn.BatchNorm1d, nn.BatchNorm2d)):
-            raise ImoriError(f"{path!r} is no batch norm of the model; frozen takes the paths of batch norms")
-    for name in sorted(setup.trainable):
-        if not isinstance(mine[name], nn.Parameter):
-            raise ImoriError(f"{name} is a running statistic, which follows the data and cannot be trained")
-    if not setup.trainable:
-        raise ImoriError("nothing trains: name at least one weight as trainable")
 
 
 @contextlib.contextmanager
