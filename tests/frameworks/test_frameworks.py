@@ -11,7 +11,7 @@ import imori
 from imori import frameworks
 from imori.errors import FrameworkMissing, ImoriError, NameUnknown, TreeError, WeightsError
 from imori.frameworks.base import Framework
-from imori.tree import Chain, Conv, Flatten, Linear
+from imori.tree import Chain, Conv, Flatten, Linear, MaxPool
 from imori.weights import initial_weights
 
 NET = Chain(conv=Conv(3, 3), flatten=Flatten(), fc=Linear(2))
@@ -85,6 +85,15 @@ def test_the_dtype_is_the_weights_own_unless_given(framework: str) -> None:
         native = imori.build(NET, SHAPE, framework, weights, dtype)
         assert {str(value.dtype) for value in imori.dump_weights(native).values()} == {expected}
         assert str(imori.logits(native, images).dtype) == expected
+
+
+def test_a_network_without_weights_computes_in_the_dtype_that_was_asked_for(framework: str) -> None:
+    images = np.random.default_rng(0).standard_normal((2, *SHAPE))
+    for dtype in ("float32", "float64"):
+        native = imori.build(MaxPool(2), SHAPE, framework, dtype=dtype)
+        logits = imori.logits(native, images)
+        assert logits.dtype == dtype
+        assert logits[0, 0, 0, 0] == images[0, 0, :2, :2].max().astype(dtype)
 
 
 def test_building_refuses_what_does_not_fit(framework: str) -> None:

@@ -58,7 +58,7 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> nn.Module:
             state[key] = torch.tensor(weights[name], dtype=getattr(torch, dtype), device=device)
     native.load_state_dict(state, assign=True)
     native.to(device=device, dtype=getattr(torch, dtype))
-    native.register_forward_pre_hook(InputHook(root))
+    native.register_forward_pre_hook(InputHook(root, getattr(torch, dtype)))
     return native
 
 

@@ -316,8 +316,10 @@ def awake(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
 class InputHook:
     """Refuses images that the network was not built for. A hook before the root, so that it is no layer among them."""
 
-    def __init__(self, root: Node) -> None:
+    def __init__(self, root: Node, dtype: torch.dtype) -> None:
         self.check = InputCheck(root)
+        self.dtype = dtype
+        """What the module was built in."""
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """TreeError from the check; under `torch.compile` and `torch.export`, from its comparison of sizes alone."""
@@ -328,3 +330,8 @@ class InputHook:
             self.check.binds(shape[1:], module.training)
         else:
             self.check(shape, module.training)
+
+
+def built_in(native: nn.Module) -> torch.dtype:
+    """The dtype that a module of ours was built in, for one that has no weights to tell by."""
+    return next(hook.dtype for hook in native._forward_pre_hooks.values() if isinstance(hook, InputHook))

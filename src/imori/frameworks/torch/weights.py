@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from imori.frameworks.base import Array, weight_name
+from imori.frameworks.torch.layers import built_in
 
 FEW = 1100
 """Products that a value of a convolution's output sums: 1152 are 128 channels under a 3×3 kernel."""
@@ -43,9 +44,9 @@ def as_array(tensor: Tensor) -> Array:
 
 
 def place(native: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where the module computes, and in what; without weights, on the CPU in float32."""
-    first = next(native.parameters(), torch.empty(0))
-    return first.device, first.dtype
+    """Where the module computes, and in what; without weights, on the CPU in the dtype that it was built in."""
+    first = next(native.parameters(), None)
+    return (torch.device("cpu"), built_in(unwrapped(native))) if first is None else (first.device, first.dtype)
 
 
 def channels_last(native: nn.Module) -> bool:
