@@ -8,6 +8,7 @@ from PIL import Image
 import imori
 from imori import tree as t
 from imori.errors import DataError, FrameworkMissing, RunError, WeightsError
+from imori.weights import read_model, save_model
 
 NET = t.Chain(conv1=t.Conv(6, 3, stride=2), relu1=t.ReLU(), pool1=t.GlobalAvgPool(), fc1=t.Linear(2))
 
@@ -132,6 +133,18 @@ def test_what_is_no_model_is_named(run: Path, tmp_path: Path, what: str) -> None
         path.write_text("hello")
     with pytest.raises((WeightsError, RunError), match=what):
         imori.load(path)
+
+
+def test_logits_that_are_not_finite_are_refused(run: Path, photos: Path, tmp_path: Path, framework: str) -> None:
+    weights, card = read_model(run / "model.safetensors")
+    file = tmp_path / "huge.safetensors"
+    save_model(file, {name: np.full_like(value, 3e38) for name, value in weights.items()}, card)
+    model = imori.load(file, framework)
+    photo = photos / "light" / "0.jpg"
+    with pytest.raises(WeightsError, match=rf"{file} answers {photo} with logits that are not finite"):
+        model.predict(photo)
+    with pytest.raises(WeightsError, match=rf"{file} answers a photo with logits that are not finite"):
+        model.score(photos)
 
 
 def test_the_part_held_back_stays_what_it_was(pets_run: Path, tmp_path: Path) -> None:

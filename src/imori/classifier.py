@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ from imori.data import (
     open_listed,
     open_photo,
 )
-from imori.errors import DataError, RunError
-from imori.frameworks.base import Framework, Native
+from imori.errors import DataError, RunError, WeightsError
+from imori.frameworks.base import Array, Framework, Native
 from imori.train.loop import evaluate
 from imori.train.metrics import ClassScore, per_class, softmax
 from imori.train.run import Run, find_run, preprocessing_of
@@ -94,6 +94,7 @@ class Classifier:
     card: Card
     framework: Framework
     device: str
+    file: Path
     run: Run | None = None
 
     @property
@@ -135,13 +136,29 @@ class Classifier:
                 for one in loaded:
                     if strict and isinstance(one, DataError):
                         raise one
-                good = [one for one in loaded if not isinstance(one, DataError)]
-                answers = iter(softmax(self.framework.logits(self.native, np.stack(good))) if good else ())
+                good = [(name, one) for name, one in zip(names, loaded, strict=True) if not isinstance(one, DataError)]
+                answers = iter(
+                    softmax(self._logits(np.stack([one for _, one in good]), [name for name, _ in good]))
+                    if good
+                    else ()
+                )
                 for name, one in zip(names, loaded, strict=True):
                     if isinstance(one, DataError):
                         yield Prediction(name, error=str(one))
                     else:
                         yield Prediction(name, self._best(next(answers), top))
+
+    def _logits(self, images: Array, names: Sequence[str] = ()) -> Array:
+        """(N, C, H, W) -> (N, classes). WeightsError where a logit is not finite."""
+        logits = self.framework.logits(self.native, images)
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            photo = names[int(finite.argmin())] if names else "a photo"
+            raise WeightsError(
+                f"{self.file} answers {photo} with logits that are not finite; training went astray, or the file is"
+                " damaged: use another run"
+            )
+        return logits
 
     def _labelled(self, path: str | Path, strict: bool) -> Images:
         return open_labelled(
@@ -177,7 +194,7 @@ class Classifier:
         """
         images = self._held_back(strict) if path is None else self._labelled(path, strict)
         loader = Loader(images, self.preprocessing, Augmentation(), batch=BATCH, seed=0, workers=os.cpu_count() or 1)
-        tally = evaluate(self.framework, self.native, loader, len(self.classes))
+        tally = evaluate(self._logits, loader, len(self.classes))
         trained_on = self.run.trained_on() if self.run else set()
         return Score(
             tally.accuracy,
@@ -215,4 +232,4 @@ def load(path: str | Path, framework: str | None = None, device: str = "auto") -
     preprocessing_of(card, path)
     place = chosen.device(device)
     native = frameworks.build(card.tree, card.input, frameworks.name_of(chosen), weights, device=place)
-    return Classifier(native, card, chosen, place, run)
+    return Classifier(native, card, chosen, place, path, run)

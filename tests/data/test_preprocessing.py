@@ -143,7 +143,9 @@ def test_round_trip(preprocessing: Preprocessing) -> None:
         ("channels", 0), ("channels", True), ("channels", 10**9), ("channels", "3"), ("resize", "squash"),
         ("resize", []), ("share", 0), ("share", 1.5), ("share", None), ("interpolation", "magic"),
         ("interpolation", {}), ("order", "rbg"),
-        ("scale", 0), ("scale", float("inf")), ("scale", "1"), ("mean", [0.5]), ("mean", [0, 0, float("nan")]),
+        ("scale", 0), ("scale", float("inf")), ("scale", 1e308), ("scale", 1e-30), ("mean", [0, 0, 1e308]),
+        ("std", [1e-30, 1, 1]), ("std", [1, 1, 1e30]), ("share", 1e-300),
+        ("scale", "1"), ("mean", [0.5]), ("mean", [0, 0, float("nan")]),
         ("mean", 0.5), ("std", [1, 0, 1]), ("std", [1, -1, 1]), ("std", [1, "1", 1]),
     ],
 )  # fmt: skip

@@ -27,6 +27,8 @@ RESIZES = ("crop", "stretch")
 ORDERS = ("rgb", "bgr")
 MAX_SIZE = 8192
 MAX_CHANNELS = 1024
+LEAST, LARGEST = 1e-9, 1e6
+"""Of scale, mean and std: what float32 computes with, whatever the pixels are."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,13 @@ class Preprocessing:
         pair = isinstance(sides, tuple) and len(sides) == 2 and all(_whole(side, MAX_SIZE) for side in sides)
         self._must("size", pair, f"(height, width), each from 1 to {MAX_SIZE}")
         self._must("resize", self.resize in RESIZES, " or ".join(RESIZES))
-        self._must("share", _number(self.share) and 0 < self.share <= 1, "above 0 and at most 1")
+        self._must("share", _number(self.share, LEAST) and self.share <= 1, "above 0 and at most 1")
         self._must("interpolation", self.interpolation in tuple(INTERPOLATIONS), " or ".join(INTERPOLATIONS))
         self._must("order", self.order in ORDERS, " or ".join(ORDERS))
-        self._must("scale", _number(self.scale) and self.scale > 0, "a number above 0")
-        each = f"{self.channels} numbers, one for each channel"
-        self._must("mean", _numbers(self.mean, self.channels), each)
-        self._must("std", _numbers(self.std, self.channels) and min(self.std) > 0, f"{each}, above 0")
+        self._must("scale", _number(self.scale, LEAST), f"a number from {LEAST} to {LARGEST:g}")
+        each = f"{self.channels} numbers, one for each channel, from"
+        self._must("mean", _numbers(self.mean, self.channels, -LARGEST), f"{each} -{LARGEST:g} to {LARGEST:g}")
+        self._must("std", _numbers(self.std, self.channels, LEAST), f"{each} {LEAST} to {LARGEST:g}")
 
     def _must(self, name: str, right: bool, should: str) -> None:
         if not right:
@@ -162,9 +164,9 @@ def _whole(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: object, least: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= LARGEST
 
 
-def _numbers(value: object, count: int) -> bool:
-    return isinstance(value, tuple) and len(value) == count and all(map(_number, value))
+def _numbers(value: object, count: int, least: float) -> bool:
+    return isinstance(value, tuple) and len(value) == count and all(_number(each, least) for each in value)

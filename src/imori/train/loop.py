@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from imori.data import Loader
 from imori.errors import RunError
-from imori.frameworks.base import Framework, Native, Step
+from imori.frameworks.base import Array, Framework, Native, Step
 from imori.train.metrics import Tally, soft_targets
 from imori.train.recipe import Recipe
 from imori.train.report import Report
@@ -103,7 +104,7 @@ def _train(job: Job, progress: Progress, asked_to_stop: Callable[[], bool]) -> N
 
 def _close_epoch(job: Job, progress: Progress, rate: float) -> None:
     """Validates, writes the best weights if these are, and adds a row of metrics."""
-    tally = evaluate(job.framework, job.native, job.validation, len(job.card.classes))
+    tally = evaluate(partial(job.framework.logits, job.native), job.validation, len(job.card.classes))
     row: dict[str, Any] = {
         "epoch": len(progress.rows) + 1,
         "step": progress.step,
@@ -128,12 +129,12 @@ def _close_epoch(job: Job, progress: Progress, rate: float) -> None:
         job.report.note(f"stopped early: validation has not become better for {progress.stale} epochs")
 
 
-def evaluate(framework: Framework, native: Native, loader: Loader, classes: int) -> Tally:
-    """The answers to every image of a loader, tallied."""
+def evaluate(logits: Callable[[Array], Array], loader: Loader, classes: int) -> Tally:
+    """The answers to every image of a loader, tallied; `logits`: images (N, C, H, W) -> (N, classes)."""
     tally = Tally(classes)
     with contextlib.closing(loader.evaluation()) as batches:
         for batch in batches:
-            tally.add(framework.logits(native, batch.images), batch.labels, batch.weights)
+            tally.add(logits(batch.images), batch.labels, batch.weights)
     return tally
 
 
@@ -150,7 +151,7 @@ def _finish(job: Job, progress: Progress) -> None:
     weights, card = read_model(job.run.model_file)
     job.framework.load(job.native, weights)
     if job.test is not None:
-        tally = evaluate(job.framework, job.native, job.test, len(card.classes))
+        tally = evaluate(partial(job.framework.logits, job.native), job.test, len(card.classes))
         tested = {"test_loss": tally.loss, "test_accuracy": tally.accuracy, "test_images": tally.images}
         job.run.save_best(weights, replace(card, metrics={**card.metrics, **tested}))
     progress.finished = True
