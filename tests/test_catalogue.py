@@ -1,5 +1,6 @@
 """Networks by name, from a user's own file, from JSON, and as values."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,39 @@ def test_a_wrong_variant_lists_those_that_are_there(name: str, variant: str, sen
 def test_counts_are_whole_numbers(what: str, value: object) -> None:
     with pytest.raises(TreeError, match=f"{what} is {value!r}; it must be a whole number from 1"):
         model("lenet", **{what: value})
+
+
+def test_a_file_of_your_own_imports_its_neighbours_and_is_run_once(tmp_path: Path) -> None:
+    (tmp_path / "blocks_beside.py").write_text("from imori.tree import Linear\n\ndef head(n):\n    return Linear(n)\n")
+    file, runs = tmp_path / "n.py", tmp_path / "runs"
+    text = f"""
+from blocks_beside import head
+with open({str(runs)!r}, "a") as file:
+    file.write("once ")
+SIZE = 48
+def net(classes):
+    from blocks_beside import head as later
+    assert later is head
+    return head(classes)
+"""
+    file.write_text(text)
+    before = list(sys.path)
+    assert (model(f"{file}:net", classes=4), size_of(f"{file}:net")) == (Linear(4), 48)
+    assert model(f"{file}:net", classes=5) == Linear(5)
+    assert runs.read_text() == "once "
+    assert sys.path == before
+    file.write_text(text.replace("48", "50"))
+    assert size_of(f"{file}:net") == 50, "a file that was changed is run again"
+
+
+def test_paths_and_whole_numbers_of_any_kind_do(tmp_path: Path, own: str) -> None:
+    tree = Chain(Conv(3, 3), GlobalAvgPool(), Linear(10))
+    file = tmp_path / "net.json"
+    file.write_text(to_json(tree))
+    assert model(file) == tree
+    made = model(Path(f"{own}:net"), classes=np.int64(4), channels=np.uint8(1))
+    assert made == model(f"{own}:net", classes=4)
+    assert "np.int64" not in repr(made)
 
 
 def test_a_function_of_your_own_is_called_with_classes(own: str) -> None:

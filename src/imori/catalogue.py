@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
+import functools
 import importlib
 import importlib.util
 import inspect
+import operator
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, SupportsIndex, get_args
 
 from imori.errors import ImoriError, NameUnknown, TreeError
 from imori.tree import Tree, cut, from_json
@@ -89,9 +93,9 @@ def size_of(name: str) -> int:
 
 
 def model(
-    name: str | Tree,
-    classes: int = 1000,
-    channels: int = 3,
+    name: str | os.PathLike[str] | Tree,
+    classes: SupportsIndex = 1000,
+    channels: SupportsIndex = 3,
     variant: str | None = None,
     width: float | None = None,
     upto: str | None = None,
@@ -106,9 +110,8 @@ def model(
     state its input channels, so `channels` is checked and changes nothing. Raises NameUnknown with the nearest names,
     or TreeError for a network that cannot be made.
     """
-    for what, value in (("classes", classes), ("channels", channels)):
-        if type(value) is not int or value < 1:
-            raise TreeError(f"{what} is {value!r:.80}; it must be a whole number from 1")
+    classes, _ = _whole("classes", classes), _whole("channels", channels)
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
     if not isinstance(name, str):
         tree = _checked(name, "the model")
     elif _is_own(name):
@@ -123,6 +126,13 @@ def model(
     if width is not None:
         raise NameUnknown(f"a network of your own has no width {width!r}; give its function the filters you want")
     return tree if upto is None else cut(tree, upto)
+
+
+def _whole(what: str, value: object) -> int:
+    """A number from 1, be it Python's or NumPy's."""
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool) and operator.index(value) >= 1:
+        return operator.index(value)
+    raise TreeError(f"{what} is {value!r:.80}; it must be a whole number from 1")
 
 
 def _from_paper(name: str, classes: int, variant: str, width: float | None) -> Tree:
@@ -207,18 +217,35 @@ def _read_json(path: str) -> Tree:
 
 
 def _own_module(path: str) -> ModuleType:
-    """The user's own file, run as the Python that it is."""
-    _read(path)
+    """The user's own file, run as the Python that it is: once, until it changes."""
+    return _run(path, _read(path))
+
+
+@functools.lru_cache(maxsize=16)
+def _run(path: str, text: str) -> ModuleType:
     name = f"_own_{Path(path).stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _neighbours(path):
+            spec.loader.exec_module(module)
     except Exception as error:
         raise TreeError(f"{path} stopped with {type(error).__name__}: {error}; mend the file") from error
     return module
+
+
+@contextlib.contextmanager
+def _neighbours(path: str) -> Iterator[None]:
+    """Inside, the files beside `path` can be imported, as Python does for a script."""
+    folder = str(Path(path).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the file took it away itself
+            sys.path.remove(folder)
 
 
 def _own_tree(name: str, classes: int) -> Tree:
@@ -232,7 +259,8 @@ def _own_tree(name: str, classes: int) -> Tree:
         there = [value.__name__ for value in own if inspect.isfunction(value)]
         raise NameUnknown(f"{path} has no function {function!r}; it has {', '.join(there) or 'none'}")
     try:
-        made = make(classes=classes) if "classes" in inspect.signature(make).parameters else make()
+        with _neighbours(path):
+            made = make(classes=classes) if "classes" in inspect.signature(make).parameters else make()
     except ImoriError:
         raise
     except Exception as error:

@@ -33,7 +33,7 @@ SHARE = 0.875
 def train(
     data: str | Path | None = None,
     *,
-    model: str | t.Tree | None = None,
+    model: str | os.PathLike[str] | t.Tree | None = None,
     out: str | Path | None = None,
     recipe: Recipe | str | Path | None = None,
     resume: str | Path | None = None,
@@ -79,6 +79,7 @@ def train(
     if data is None or not str(data):
         raise RecipeError('there are no data to train on; name a folder of photos, or "digits"')
     wanted = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe or Recipe()
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     tree = None if model is None or isinstance(model, str) else model
     named = {"model": model} if isinstance(model, str) else {"model": "a tree"} if tree else {}
     wanted = from_data({**wanted.to_data(), **choices, **named}, "these choices")
