@@ -148,6 +148,80 @@ def test_a_net_with_other_outputs_than_classes_is_refused(tmp_path: Path) -> Non
         train(tmp_path / "run", model=PHOTO_NET)
 
 
+def test_weights_for_another_number_of_classes_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos")
+    first = train(tmp_path / "first", data=photos, model=PHOTO_NET, epochs=1)
+    three = write_photos(tmp_path / "three", names=("cat", "cow", "dog"))
+    with pytest.raises(RecipeError, match=r"have 3 classes: cat, cow, dog; .*first can start a .* leave --weights out"):
+        imori.train(three, weights=first.path, framework="numpy", out=tmp_path / "second")
+    with pytest.raises(RecipeError, match="a function that takes `classes` is called with their number"):
+        train(tmp_path / "second", data=three, model=PHOTO_NET)
+
+
+def test_weights_that_are_no_file_are_refused(tmp_path: Path) -> None:
+    weights: Any = imori.initial_weights(NET, (1, 8, 8))
+    with pytest.raises(RecipeError, match=r"weights is a dict; training starts from a file"):
+        train(tmp_path / "run", weights=weights)
+
+
+def test_a_checkpoint_of_others_is_no_start_and_names_its_reader(tmp_path: Path) -> None:
+    file = tmp_path / "resnet18.pth"
+    file.write_bytes(b"PK\3\4" + bytes(100))
+    with pytest.raises(WeightsError, match=r"resnet18.pth .*imori\.read_weights, with their name as source"):
+        train(tmp_path / "run", weights=file)
+
+
+class Unscanned(Silent):
+    """Fails the test where photos are looked at."""
+
+    def scan(self, done: int, total: int) -> None:
+        raise AssertionError("a photo was looked at")
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"model": "resnet19"}, "no model 'resnet19'"),
+        ({"model": "missing.py:net"}, "missing.py cannot be read"),
+        ({"model": "lenet", "variant": "papre"}, "lenet has no variant 'papre'"),
+        ({"model": "lenet", "width": 0.5}, "lenet has no width multiplier"),
+        ({"model": "resnet18", "framework": "caffe"}, "no framework 'caffe'"),
+        ({"model": "lenet", "device": "abacus"}, "no device 'abacus'"),
+        ({"model": "alexnet", "size": 20}, "smallest input of this network is"),
+        ({"model": "a tree"}, "given as a tree, which a recipe does not hold; name one by --model"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_what_no_photos_could_mend_is_refused_before_they_are_looked_at(
+    tmp_path: Path, choices: dict[str, Any], message: str
+) -> None:
+    photos = write_photos(tmp_path / "photos", 3)
+    with pytest.raises(ImoriError, match=message):
+        imori.train(photos, **{"framework": "numpy", **choices}, report=Unscanned(), out=tmp_path / "run")
+
+
+def test_a_function_for_some_numbers_of_classes_alone_is_asked_for_the_right_one(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from imori.tree import *\ndef net(classes):\n    assert classes == 10\n"
+        "    return Chain(Conv(2, 3), Select((0,)), GlobalAvgPool(), Linear(classes))\n"
+    )
+    run = train(tmp_path / "run", model=f"{file}:net", epochs=1)
+    assert run.recipe.model == f"{file}:net"
+
+
+def test_a_tree_comes_back_with_its_recipe(tmp_path: Path) -> None:
+    first = train(tmp_path / "first", epochs=1)
+    again = imori.train("digits", recipe=first.recipe_file, out=tmp_path / "again")
+    assert (first.model_file.read_bytes()) == again.model_file.read_bytes()
+    by_weights = imori.train("digits", recipe=first.recipe, weights=first.path, out=tmp_path / "weights")
+    assert read_model(by_weights.model_file)[1].tree == NET
+    alone = tmp_path / "alone.json"
+    alone.write_bytes(first.recipe_file.read_bytes())
+    with pytest.raises(RecipeError, match="given as a tree"):
+        imori.train("digits", recipe=alone, out=tmp_path / "other")
+
+
 def test_a_size_that_the_net_does_not_allow_says_where(tmp_path: Path) -> None:
     with pytest.raises(TreeError, match="conv2"):
         train(tmp_path / "run", model="lenet", size=9)

@@ -16,16 +16,18 @@ import numpy.typing as npt
 from imori import catalogue, frameworks
 from imori import tree as t
 from imori.data import Augmentation, Images, Loader, PhotoFiles, Preprocessing, Splits, open_splits, statistics
-from imori.errors import RecipeError, RunError
+from imori.errors import RecipeError, RunError, SizeError, TreeError
 from imori.frameworks.base import Framework, Setup, Weights
 from imori.shapes import Node, flat, resolve
 from imori.train.loop import Job, fit
 from imori.train.recipe import Recipe, from_data, read_recipe
 from imori.train.report import Report, Silent
 from imori.train.run import Progress, Run, claimed, find_run, preprocessing_of
-from imori.weights import Card, check, initial_weights, read_model
+from imori.weights import Card, check, initial_weights, read_card, read_model
 
 FEW_PHOTOS = 1000
+A_TREE = "a tree"
+"""What a recipe and a model file call a network that was given as a value, and so has no name."""
 SHARE = 0.875
 """Of a photo's shorter side that the middle crop keeps, as ImageNet's nets are tested."""
 
@@ -81,7 +83,9 @@ def train(
     wanted = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe or Recipe()
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     tree = None if model is None or isinstance(model, str) else model
-    named = {"model": model} if isinstance(model, str) else {"model": "a tree"} if tree else {}
+    if model is None and wanted.model == A_TREE and isinstance(recipe, (str, Path)):
+        tree = _tree_beside(Path(recipe))
+    named = {"model": model} if isinstance(model, str) else {"model": A_TREE} if tree else {}
     wanted = from_data({**wanted.to_data(), **choices, **named}, "these choices")
     return _start(str(data), wanted, tree, out, weights, machine)
 
@@ -103,12 +107,20 @@ def _start(
     machine: _Machine,
 ) -> Run:
     chosen = frameworks.get(recipe.framework)
+    chosen.device(machine.device)
     recipe = replace(recipe, framework=frameworks.name_of(chosen))
     given = None if start_from is None else _read(_model_file(start_from))
     name = recipe.model
-    if name is None:
-        name, tree = (given[1].model or "a tree", given[1].tree) if given else ("resnet18", None)
+    if tree is None and name in (None, A_TREE):
+        if name == A_TREE and not given:
+            raise RecipeError(
+                "the network of this recipe was given as a tree, which a recipe does not hold; name one by --model, or"
+                " its run by --weights"
+            )
+        name, tree = (given[1].model or A_TREE, given[1].tree) if given else ("resnet18", None)
         recipe = replace(recipe, model=name)
+    assert name is not None, "it is None beside a tree that has the name A_TREE"
+    _check_early(recipe, tree, given[1] if given else None)
     progress = Progress()
     with claimed([Path(out)] if out else _usual_paths(name)) as run:
         try:
@@ -118,6 +130,25 @@ def _start(
                 run.clear()
             raise
     return run
+
+
+def _tree_beside(recipe: Path) -> t.Tree | None:
+    """The network of the run whose recipe it is; None where that run is not there."""
+    file = Run(recipe.parent).last_file
+    return read_card(file).tree if file.exists() else None
+
+
+def _check_early(recipe: Recipe, tree: t.Tree | None, given: Card | None) -> None:
+    """Refuses what no photos could mend, before every photo is looked at."""
+    assert recipe.model is not None
+    size, channels = _size(recipe, given), recipe.channels or 3
+    try:
+        tree = tree or catalogue.model(recipe.model, 2, channels, recipe.variant, recipe.width)
+        resolve(tree, (channels, *size))
+    except SizeError:
+        raise
+    except TreeError:
+        return  # perhaps of these numbers of classes and channels alone: the photos have yet to tell theirs
 
 
 def _begun(
@@ -142,8 +173,14 @@ def _begun(
     shape = (preprocessing.channels, *preprocessing.size)
     root = resolve(tree, shape)
     if root.output != (len(classes),):
+        remedy = (
+            f"{start_from} can start a training on as many classes only: leave --weights out, and name a --model"
+            if given
+            else "a function that takes `classes` is called with their number"
+        )
         raise RecipeError(
-            f"{name} ends in {root.output}, and the data have {len(classes)} classes: {', '.join(classes[:10])}"
+            f"{name} ends in {root.output}, and the data have {len(classes)} classes: {', '.join(classes[:10])};"
+            f" {remedy}"
         )
     recipe = _filled(recipe, root, splits)
     if given:
@@ -187,6 +224,11 @@ def _resume(run: Run, machine: _Machine) -> Run:
 
 
 def _model_file(path: str | Path) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise RecipeError(
+            f"weights is a {type(path).__name__}; training starts from a file, a run's or one that"
+            " imori.weights.save_model writes"
+        )
     path = Path(path)
     return find_run(path).model_file if path.is_dir() or path.name == "latest" else path
 
@@ -227,20 +269,30 @@ def _open(data: str, recipe: Recipe, machine: _Machine) -> Splits:
     return splits
 
 
+def _size(recipe: Recipe, given: Card | None) -> tuple[int, int]:
+    """(height, width) of the input: as chosen, as the given weights have it, or as the network's paper has it."""
+    assert recipe.model is not None
+    if recipe.size is not None:
+        return recipe.size if isinstance(recipe.size, tuple) else (recipe.size, recipe.size)
+    if given is not None:
+        return given.input[1], given.input[2]
+    usual = catalogue.DEFAULT_SIZE if recipe.model == A_TREE else catalogue.size_of(recipe.model)
+    return usual, usual
+
+
 def _preprocessing(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[Recipe, Preprocessing]:
     """How a photo becomes the input: as the given weights want it, or fitted to the training photos."""
     assert recipe.model is not None
-    size = recipe.size if isinstance(recipe.size, tuple) or recipe.size is None else (recipe.size, recipe.size)
+    size = _size(recipe, given)
     if given is not None:
         old = Preprocessing.from_data(given.preprocessing)
-        new = replace(old, size=size or old.size)
+        new = replace(old, size=size)
         kind = recipe.resize or old.resize
     else:
-        usual = 224 if recipe.model == "a tree" else catalogue.size_of(recipe.model)
         kind = recipe.resize or ("crop" if _colour_photos(splits) else "stretch")
         channels = splits.channels
         new = Preprocessing(
-            size=size or (usual, usual),
+            size=size,
             channels=channels,
             share=SHARE,
             mean=(0.0,) * channels,

@@ -32,6 +32,7 @@ DTYPES = {
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
 }  # fmt: skip
+OTHERS = "A checkpoint of torchvision or timm is read by imori.read_weights, with their name as source"
 SAID = {"input": list, "classes": list, "preprocessing": dict, "metrics": dict, "model": str, "framework": str}
 
 
@@ -137,8 +138,9 @@ def opened(path: Path) -> Iterator[Any]:
         raise WeightsError(f"{path} is not there; name a model.safetensors or a run") from None
     except (OSError, safetensors.SafetensorError, TypeError, ValueError, AttributeError) as error:
         # The last three: dtypes that NumPy has not, such as bfloat16 and the 8-bit floats.
+        other = "" if path.suffix == ".safetensors" else f". {OTHERS}"
         raise WeightsError(
-            f"{path} cannot be read as safetensors ({error}); it may be cut short or another kind of file"
+            f"{path} cannot be read as safetensors ({error}); it may be cut short or another kind of file{other}"
         ) from error
 
 
@@ -179,10 +181,7 @@ def card_of(path: Path, metadata: Mapping[str, str]) -> Card:
     """What a file's metadata say; WeightsError where it is not ours, or newer than we read."""
     version = metadata.get("imori")
     if version is None:
-        raise WeightsError(
-            f"{path} was not written by imori: its metadata name no tree. A checkpoint of torchvision or timm is read"
-            " by imori.read_weights, with their name as source"
-        )
+        raise WeightsError(f"{path} was not written by imori: its metadata name no tree. {OTHERS}")
     if version != FORMAT:
         raise WeightsError(f"{path} has format {version[:20]!r}, and this imori reads {FORMAT}; update imori")
     missing = [name for name in ("tree", *SAID) if name not in metadata]
