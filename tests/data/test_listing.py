@@ -63,7 +63,7 @@ def test_what_is_left_out_is_counted(folder) -> None:
     assert "6 files that are no photos were left out: 1 .doc, 1 .eps, 1 .mov, 2 .txt, 1 no extension" in notes[0]
     assert "1 photo lies beside the class folders" in notes[1]
     assert "loose.png" in notes[1]
-    divided = folder({"train/cat": 1, "train/dog": 1, "extra": 3}, "divided")
+    divided = folder({"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1, "extra": 3}, "divided")
     (divided / "readme.md").write_text("?")
     notes = read(divided).notes
     assert "extra is none of train, val and test: the photos in it, 3, were left out" in notes[0]
@@ -185,6 +185,10 @@ def test_all_may_be_links(folder) -> None:
         (lambda folder, tmp: folder({"cat": 5}) / "cat/0.png", r"0\.png is a file; give the folder around .*\.csv"),
         (lambda folder, tmp: folder({"val/a": 1, "val/b": 1}), r"has val but no train part; add train/, or rename"),
         (lambda folder, tmp: folder({"a": 2, "b": 2, "test": 2}), r"has test beside a, b and no train; rename"),
+        (
+            lambda folder, tmp: folder({"bus": 2, "car": 2, "train/fast": 2, "train/slow": 2, "docs": 0}),
+            r"has train beside bus, car, and no val or test: if all are classes, rename train; if it is",
+        ),
         (lambda folder, tmp: folder({"train": 4}), r"train has photos but no class folders"),
         (lambda folder, tmp: folder({"train/a": 1, "val/a": 1, "valid/a": 1}), r"both mean val; keep one of them"),
         (
@@ -200,6 +204,7 @@ def test_all_may_be_links(folder) -> None:
     ],
     ids=[
         "missing", "empty", "only-photos", "one-class", "empty-class", "a-file", "val-alone", "a-class-called-test",
+        "a-class-called-train",
         "photos-in-train", "two-vals", "val-differs", "test-differs", "empty-val",
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ import json
 import os
 import unicodedata
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,21 +84,29 @@ def read_folder(root: Path) -> Listing:
     if not parts:
         whole, notes = _classes(root, _class_folders(root)[0])
         return Listing(str(root), {WHOLE: whole}, notes)
-    beside = [entry.name for entry in strangers if entry.is_dir()]
+    beside = {entry: len(walk(entry)[0]) for entry in strangers if entry.is_dir()}
     if beside and "train" not in parts:
         raise DataError(
-            f"{root} has {', '.join(sorted(parts))} beside {', '.join(beside)} and no train; rename what is meant as a "
+            f"{root} has {', '.join(sorted(parts))} beside {_names(beside)} and no train; rename what is meant as a "
             "class, or put the class folders into train"
+        )
+    if parts.keys() == {"train"} and any(beside.values()):
+        named = _names(entry for entry, count in beside.items() if count)
+        raise DataError(
+            f"{root} has {parts['train'].name} beside {named}, and no val or test: if all are classes, rename"
+            f" {parts['train'].name}; if it is the training part, move {named} elsewhere"
         )
     own = [folder for part in parts.values() for folder in _class_folders(part)[0]]
     read = {name: _classes(folder, own) for name, folder in parts.items()}
     notes = tuple(note for _, noted in read.values() for note in noted)
-    for entry in strangers:
-        if entry.is_dir():
-            count = len(walk(entry)[0])
-            notes += (f"{entry} is none of train, val and test: the photos in it, {count}, were left out",)
+    for entry, count in beside.items():
+        notes += (f"{entry} is none of train, val and test: the photos in it, {count}, were left out",)
     notes += left_out([entry for entry in strangers if not entry.is_dir()], "beside the parts, ")
     return Listing(str(root), {name: listed for name, (listed, _) in read.items()}, notes)
+
+
+def _names(folders: Iterable[Path]) -> str:
+    return ", ".join(folder.name for folder in folders)
 
 
 def _class_folders(folder: Path) -> tuple[list[Path], list[Path]]:
