@@ -1,7 +1,7 @@
 """Every net of the catalogue, each variant, in every framework beside the NumPy engine: equal weights, equal numbers.
 
 At an even, square input, and at an odd one that is not square: padding on the wrong side shows at one of them.
-PyTorch trains every net and variant; the others the smallest member of each family, and the rest with -m exhaustive.
+PyTorch has every net and variant; the others the smaller members of each family, and the rest with -m exhaustive.
 """
 
 from functools import lru_cache
@@ -63,8 +63,19 @@ def test_nothing_needful_is_left_out(matrix: Any) -> None:
         assert [pair for pair in layers[0] if not pair[0].startswith("drop")] == layers[1]
 
 
-@pytest.mark.parametrize(("name", "variant"), cases(set(), slow=DEEPER))
+@pytest.mark.parametrize(("name", "variant"), cases(DEEPER, slow=set()))
 def test_logits_agree(matrix: Any, name: str, variant: str, peer: str) -> None:
+    same_logits(matrix, name, variant, peer)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("name", "variant"), cases(set(list_models()) - DEEPER, slow=set()))
+def test_a_deeper_nets_logits_agree(matrix: Any, name: str, variant: str, peer: str) -> None:
+    same_logits(matrix, name, variant, peer)
+
+
+def same_logits(matrix: Any, name: str, variant: str, peer: str) -> None:
     tree, shape = imori.model(name, CLASSES, variant=variant), small_input(name, variant, odd=False)
     tree = matrix.thinned(tree, THIN.get(name, 1) if variant in LARGER else 1)
     matrix.same_logits(tree, shape, peer, CLASSES)
