@@ -505,11 +505,11 @@ RESERVED = frozenset(
     register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
     register_parameter register_persistent register_state_dict_post_hook register_state_dict_pre_hook
     rematerialized_call remove repeat requires_grad requires_grad_ reset_states reverse run_eagerly save save_weights
-    serialize set set_attributes set_extra_state set_submodule set_weights share_memory sow split state_dict
-    stateless_call submodules summary supports_masking symbolic_call T_destination test_on_batch test_step to to_chx
-    to_cpu to_device to_empty to_gpu to_intel64 to_json train train_on_batch train_step trainable trainable_variables
-    trainable_weights training type update update_enabled values variable_dtype variables weights with_name_scope
-    within_init_scope xp xpu zero_grad zerograds
+    serialize serve set set_attributes set_extra_state set_submodule set_weights share_memory signatures sow split
+    state_dict stateless_call submodules summary supports_masking symbolic_call T_destination test_on_batch test_step to
+    to_chx to_cpu to_device to_empty to_gpu to_intel64 to_json train train_on_batch train_step trainable
+    trainable_variables trainable_weights training type update update_enabled values variable_dtype variables weights
+    with_name_scope within_init_scope xp xpu zero_grad zerograds
     """.split()  # noqa: SIM905
 )
 _SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*|[0-9]+")
