@@ -1,6 +1,7 @@
 """Each framework that does not share this process has its tests run in one of its own.
 
-What is installed is tested. IMORI_FRAMEWORKS asks for more, as in "tensorflow,keras:jax": what it names must be there.
+There it has the tests that are not slow; by hand, with --framework, it has all. What is installed is tested, or what
+IMORI_FRAMEWORKS names, as in "tensorflow,keras:jax": that must be there.
 """
 
 import os
@@ -39,7 +40,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_tests_pass(name: str, shared: Path, request: pytest.FixtureRequest) -> None:
     framework, _, backend = name.partition(":")
     assert frameworks.installed(framework), f"{framework} is asked for and not installed"
-    chosen = ["-m", request.config.getoption("markexpr")] if request.config.getoption("markexpr") else []
+    chosen = ["-m", request.config.getoption("markexpr") or "not slow"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--framework", framework, "tests/matrix", "tests/frameworks", *chosen],
         cwd=ROOT,

@@ -43,13 +43,13 @@ def small_input(name: str, variant: str, odd: bool) -> Shape:
 
 
 def cases(without: set[str], slow: set[str]) -> list[Any]:
-    """A case for every other net and variant; those of the nets in `slow`, and thinned variants, are marked so."""
+    """A case for every other net and variant; those of the nets in `slow`, and all but the defaults, are marked so."""
     return [
         pytest.param(
             name,
             variant,
             id=f"{name}-{variant}",
-            marks=[pytest.mark.slow] if name in slow or (variant != "default" and name in THIN) else [],
+            marks=[pytest.mark.slow] if name in slow or variant != "default" else [],
         )
         for name, variant in NETS
         if name not in without
