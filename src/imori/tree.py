@@ -493,23 +493,23 @@ RESERVED = frozenset(
     add add_hook add_link add_loss add_metric add_module add_param add_persistent add_variable add_weight addgrads
     append apply autocast bfloat16 buffers build built call call_signature_parameters call_super_init children clear
     cleargrads compile compiled compute_dtype compute_loss compute_mask compute_metrics compute_output_shape copy
-    copyparams count_params cpu cuda cursor default delete_hook device device_resident_accept disable_update double
-    dtype dtype_policy dump_patches enable_update eval evaluate export extend extra_repr fit float forward from_chx
-    from_config from_iterable from_params get_buffer get_config get_extra_state get_layer get_parameter get_submodule
-    get_weights half init_scope inplace input input_shape input_spec inputs insert ipu items iter_children iter_modules
-    jit_compile keys layers links load_state_dict load_weights local_link_hooks loss losses merge metrics metrics_names
-    modules mtia name name_scope named_buffers named_children named_modules named_parameters namedlinks namedparams
-    non_trainable_variables non_trainable_weights operations optimizer output output_shape outputs parameters params
-    path perturb pop predict predict_on_batch predict_step print printable_specs quantize register_backward_hook
-    register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+    copyparams count_params cpu cuda cursor default delete_hook deterministic device device_resident_accept
+    disable_update double dtype dtype_policy dump_patches enable_update eval evaluate export extend extra_repr fit float
+    forward from_chx from_config from_iterable from_params get_buffer get_config get_extra_state get_layer get_parameter
+    get_submodule get_weights half init_scope inplace input input_shape input_spec inputs insert ipu items iter_children
+    iter_modules jit_compile keys layers links load_state_dict load_weights local_link_hooks loss losses merge metrics
+    metrics_names modules mtia name name_scope named_buffers named_children named_modules named_parameters namedlinks
+    namedparams non_trainable_variables non_trainable_weights operations optimizer output output_shape outputs
+    parameters params path perturb pop predict predict_on_batch predict_step print printable_specs quantize
+    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
     register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
     register_parameter register_persistent register_state_dict_post_hook register_state_dict_pre_hook
     rematerialized_call remove repeat requires_grad requires_grad_ reset_states reverse run_eagerly save save_weights
-    serialize serve set set_attributes set_extra_state set_submodule set_weights share_memory signatures sow split
-    state_dict stateless_call submodules summary supports_masking symbolic_call T_destination test_on_batch test_step to
-    to_chx to_cpu to_device to_empty to_gpu to_intel64 to_json train train_on_batch train_step trainable
-    trainable_variables trainable_weights training type update update_enabled values variable_dtype variables weights
-    with_name_scope within_init_scope xp xpu zero_grad zerograds
+    serialize serve set set_attributes set_extra_state set_submodule set_view set_weights share_memory signatures sow
+    split state_dict stateless_call submodules summary supports_masking symbolic_call T_destination test_on_batch
+    test_step to to_chx to_cpu to_device to_empty to_gpu to_intel64 to_json train train_on_batch train_step trainable
+    trainable_variables trainable_weights training type update update_enabled use_running_average values variable_dtype
+    variables weights with_name_scope within_init_scope xp xpu zero_grad zerograds
     """.split()  # noqa: SIM905
 )
 _SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*|[0-9]+")

@@ -50,6 +50,18 @@ def test_a_missing_framework_names_its_extra(monkeypatch: pytest.MonkeyPatch) ->
     assert frameworks.name_of(frameworks.get()) == "numpy"
 
 
+def test_a_framework_without_what_it_needs_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(missing: str) -> None:
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(frameworks.importlib, "import_module", lambda name: fail("jax"))
+    with pytest.raises(FrameworkMissing, match=r"torch needs jax, which is not installed.*'imori\[torch\]'"):
+        frameworks.get("torch")
+    monkeypatch.setattr(frameworks.importlib, "import_module", lambda name: fail("imori.nothing"))
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'imori\.nothing'"):
+        frameworks.get("torch")
+
+
 def test_without_a_name_the_preferred_framework_is_taken() -> None:
     assert frameworks.name_of(frameworks.get()) == "torch"
     assert frameworks.name_of(frameworks.of(imori.build(NET, SHAPE))) == "torch"

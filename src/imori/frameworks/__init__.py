@@ -39,9 +39,19 @@ def get(name: str | None = None) -> Framework:
     if name not in names():
         raise NameUnknown(f"there is no framework {name!r}; there are {', '.join(names())}")
     if not installed(name):
-        how = BY_HAND.get(name, f"pip install 'imori[{name}]'")
-        raise FrameworkMissing(f"{name} is not installed; install it by: {how}")
-    return cast(Framework, importlib.import_module(f"{__name__}.{name}"))
+        raise FrameworkMissing(f"{name} is not installed; install it by: {_how(name)}")
+    try:
+        return cast(Framework, importlib.import_module(f"{__name__}.{name}"))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("imori"):
+            raise  # a fault of our own
+        raise FrameworkMissing(
+            f"{name} needs {error.name}, which is not installed; install both by: {_how(name)}"
+        ) from error
+
+
+def _how(name: str) -> str:
+    return BY_HAND.get(name, f"pip install 'imori[{name}]'")
 
 
 def name_of(framework: Framework) -> str:
