@@ -262,10 +262,14 @@ class Origin:
         return self.check.root
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Origin) and (self.root.layer, self.root.input) == (other.root.layer, other.root.input)
+        return isinstance(other, Origin) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash(self.root.input)  # that of the whole tree takes as long as a step of a small network
+        return hash(self._key[1:])  # that of the whole tree takes as long as a step of a small network
+
+    @property
+    def _key(self) -> tuple[t.Tree, Shape, str]:
+        return self.root.layer, self.root.input, self.dtype
 
 
 class Combinator(nnx.Module):
@@ -350,8 +354,8 @@ def _check_call(origin: Origin, x: Tensor, training: bool) -> None:
             "the model is in float64, which JAX has only where x64 is enabled; call it inside `with"
             " jax.enable_x64(True):`, or build it in float32"
         )
-    count, *size, channels = x.shape
+    shape = x.shape[1:]
     try:
-        origin.check((count, channels, *size), training)
+        origin.check((*x.shape[:1], *shape[-1:], *shape[:-1]), training)
     except TreeError as error:
         raise TreeError(f"{error}; a Flax model itself takes them channels last, (N, H, W, C)") from error
