@@ -37,7 +37,11 @@ ARROWS = {
     "__main__": "cli",
     "imori": "errors tree shapes weights catalogue frameworks train classifier",
 }
-OWN = {"numpy": {"engine", "threadpoolctl"}, "flax": {"jax", "optax"}}
+OWN = {
+    "numpy": {"engine", "threadpoolctl"},
+    "flax": {"jax", "optax"},
+    "keras": {"tensorflow", "jax", "torch"},
+}
 # A file that may, alone of its part, import a framework: in a function, when a file of that framework is read.
 READERS = {"imori.weights.checkpoint": {"torch"}}
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
