@@ -24,6 +24,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--framework", metavar="NAME", help="run the frameworks' tests for this one alone")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keras rounds to float32 on JAX and PyTorch. It is kept from that here, so that formulas are compared exactly."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if config.getoption("--framework") == "keras" and backend != "tensorflow":
+        os.environ["JAX_ENABLE_X64"] = "1"
+        from keras.src.backend.common import dtypes
+
+        from imori.frameworks.keras.backend import DOUBLE  # before all else of Keras
+
+        dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+        DOUBLE.add(backend)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test of `framework` runs for every one of this process; one of `peer` for those that are not NumPy's own."""
     asked = metafunc.config.getoption("--framework")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from keras import ops
 
 from imori import tree as t
 from imori.errors import ImoriError, TreeError
-from imori.frameworks.base import Array, Weights, check_paths, input_check, weight_name
+from imori.frameworks.base import Array, InputCheck, Weights, check_paths, weight_name
 from imori.frameworks.keras.backend import DOUBLE, Tensor, placed
 from imori.frameworks.keras.graph import Graph, group_names, name_of
 from imori.shapes import Node, Shape, flat
@@ -28,10 +28,10 @@ class Weight:
     shape: Shape
     depthwise: bool = False
 
-    def canonical(self, values: Iterable[Tensor]) -> Array:
-        """From the layouts of the variables: a contiguous copy."""
+    def canonical(self, variables: Iterable[Any]) -> Array:
+        """From the layouts of its variables, or of others like them: a contiguous copy."""
         turned = []
-        for value in map(ops.convert_to_numpy, values):
+        for value in (ops.convert_to_numpy(variable[...]) for variable in variables):
             if self.depthwise:
                 turned.append(value.transpose(2, 3, 0, 1).reshape(self.shape))
             else:  # (height, width, in, out) of a convolution, (in, out) of a dense layer
@@ -54,7 +54,7 @@ class Plan:
     root: Node
     dtype: str
     device: str
-    check: Callable[[Shape, bool], None]
+    check: InputCheck
     layers: Mapping[str, Any]
     """Keras's layers by name, the heads' included."""
     weights: Mapping[str, Weight]
@@ -94,7 +94,7 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> Any:
         for node in flat(root)
         for role, shape in node.weights.items()
     }
-    plan = Plan(root, dtype, device, input_check(root), layers, held, outputs, training, tuple(shares))
+    plan = Plan(root, dtype, device, InputCheck(root), layers, held, outputs, training, tuple(shares))
     native._imori = plan
     load(native, weights)
     return native
