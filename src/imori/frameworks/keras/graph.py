@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any, assert_never
 
 import keras
@@ -102,7 +103,8 @@ class Graph:
             case t.Softmax():
                 return self.apply(x, name, k.Softmax)
             case t.Dropout(drop):
-                return self.apply(x, name, k.Dropout, drop)
+                # Without a seed of the layer's own, the PyTorch backend would draw from PyTorch's random numbers.
+                return self.apply(x, name, k.Dropout, drop, seed=zlib.crc32(name.encode()) >> 1)
             case t.Identity():
                 return self.apply(x, name, k.Identity)
             case t.Subsample():
