@@ -31,7 +31,7 @@ class Weight:
     def canonical(self, variables: Iterable[Any]) -> Array:
         """From the layouts of its variables, or of others like them: a contiguous copy."""
         turned = []
-        for value in (ops.convert_to_numpy(variable[...]) for variable in variables):
+        for value in map(ops.convert_to_numpy, variables):
             if self.depthwise:
                 turned.append(value.transpose(2, 3, 0, 1).reshape(self.shape))
             else:  # (height, width, in, out) of a convolution, (in, out) of a dense layer
