@@ -7,7 +7,6 @@ IMORI_FRAMEWORKS names, as in "tensorflow,keras:jax": that must be there.
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,14 @@ from imori import frameworks
 
 ROOT = Path(__file__).parent.parent
 TOGETHER = {"torch", "numpy"}
-BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def asked() -> list[str]:
-    """The frameworks beyond those of this process; Keras once a backend, as "keras:jax"."""
+    """The frameworks beyond those of this process; Keras on its own backend, or on another one as in "keras:jax"."""
     named = os.environ.get("IMORI_FRAMEWORKS")
     if named:
         return named.split(",")
-    found = [name for name in frameworks.names() if name not in TOGETHER and frameworks.installed(name)]
-    backends = [f"keras:{name}" for name in BACKENDS if find_spec(name)]
-    return [each for name in found for each in (backends if name == "keras" else [name])]
+    return [name for name in frameworks.names() if name not in TOGETHER and frameworks.installed(name)]
 
 
 @pytest.fixture(scope="session")

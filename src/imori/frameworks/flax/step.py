@@ -43,7 +43,8 @@ class FlaxStep:
 
         ImoriError where a batch norm gets a single value a channel.
         """
-        batch = [np.asarray(array, self._dtype) for array in (images, targets, weights)]
+        shares = np.asarray(weights, float) / (np.sum(weights, dtype=float) or 1.0)
+        batch = [np.asarray(array, self._dtype) for array in (images, targets, shares)]
         origin(self._native).check(batch[0].shape, True)
         with exact():
             try:
@@ -107,15 +108,15 @@ def _advance(
 ) -> tuple[Tensor, Tensor, Tensors, Memory]:
     """The loss, the logits, all weights and statistics that may have changed, and the new memory.
 
-    `rate` and `time` are weakly typed numbers of 64 bits: 1 - betaᵗ is as exact in a float32 model, whose arrays stay
-    float32.
+    `importance` sums to 1, or is 0 throughout. `rate` and `time` are weakly typed numbers of 64 bits: 1 - betaᵗ is as
+    exact in a float32 model, whose arrays stay float32.
     """
     shares = (1.0, *_head_weights(origin(native).root))
 
     def loss_of(trained: Tensors) -> tuple[Tensor, tuple[Tensor, Tensors]]:
         outputs, statistics = _train(native, trained, setup.frozen, images, key)
         losses = [
-            share * (importance * optax.softmax_cross_entropy(out, targets)).sum() / importance.sum()
+            share * (importance * optax.softmax_cross_entropy(out, targets)).sum()
             for out, share in zip(outputs, shares, strict=True)
         ]
         return sum(losses, jnp.zeros((), images.dtype)), (outputs[0], statistics)

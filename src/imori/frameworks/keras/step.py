@@ -87,7 +87,8 @@ class KerasStep:
         batch = plan.images(images, training=True)
         drawn = np.random.SeedSequence(key).generate_state(len(self._seeds)) >> 1
         seeds = np.stack([drawn, np.zeros_like(drawn)], axis=1).astype(np.int32)
-        numbers = (targets, weights, rate, self._time + 1, self._corrections(images.shape))
+        importance = np.asarray(weights, float) / (np.sum(weights, dtype=float) or 1.0)
+        numbers = (targets, importance, rate, self._time + 1, self._corrections(images.shape))
         with placed(plan.device):
             given = [ops.convert_to_tensor(np.asarray(number, plan.dtype)) for number in numbers]
             loss, logits = self._run(ops.convert_to_tensor(batch), *given, ops.convert_to_tensor(seeds))
@@ -112,7 +113,10 @@ class KerasStep:
         self, values: list[list[Tensor]], images: Tensor, targets: Tensor, importance: Tensor, rate: Tensor,
         time: Tensor, bessel: Tensor, seeds: Tensor,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
-        """The values of the state, and the batch -> the loss, the logits, and the new values of what changes."""
+        """The values of the state, and the batch -> the loss, the logits, and the new values of what changes.
+
+        `importance` sums to 1, or is 0 throughout.
+        """
         trained, slots, statistics, fixed = values
 
         def losses(trained: list[Tensor]) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
@@ -120,7 +124,7 @@ class KerasStep:
             total = 0.0
             for share, out in zip(self._plan.shares, outputs, strict=True):
                 each = -ops.sum(targets * ops.log_softmax(out, axis=-1), axis=-1)
-                total = total + share * ops.sum(importance * each) / ops.sum(importance)
+                total = total + share * ops.sum(importance * each)
             return total, (outputs[0], moved)
 
         (loss, (logits, moved)), gradients = value_and_gradients(losses, trained)
