@@ -43,7 +43,8 @@ class FlaxStep:
 
         ImoriError where a batch norm gets a single value a channel.
         """
-        shares = np.asarray(weights, float) / (np.sum(weights, dtype=float) or 1.0)
+        with np.errstate(invalid="ignore"):  # what is not finite shows in the loss
+            shares = np.asarray(weights, float) / (np.sum(weights, dtype=float) or 1.0)
         batch = [np.asarray(array, self._dtype) for array in (images, targets, shares)]
         origin(self._native).check(batch[0].shape, True)
         with exact():

@@ -87,7 +87,8 @@ class KerasStep:
         batch = plan.images(images, training=True)
         drawn = np.random.SeedSequence(key).generate_state(len(self._seeds)) >> 1
         seeds = np.stack([drawn, np.zeros_like(drawn)], axis=1).astype(np.int32)
-        importance = np.asarray(weights, float) / (np.sum(weights, dtype=float) or 1.0)
+        with np.errstate(invalid="ignore"):  # what is not finite shows in the loss
+            importance = np.asarray(weights, float) / (np.sum(weights, dtype=float) or 1.0)
         numbers = (targets, importance, rate, self._time + 1, self._corrections(images.shape))
         with placed(plan.device):
             given = [ops.convert_to_tensor(np.asarray(number, plan.dtype)) for number in numbers]
