@@ -192,3 +192,29 @@ def test_channels_change_the_first_weight_alone(name: str, channels: int) -> Non
     assert first.weights["weight"][1] == channels
     rgb = [node.weights for node in summary(model(name), (3, size, size)).rows if node.parameters]
     assert [node.weights for node in rest] == rgb[1:]
+
+
+# Figures at other inputs, classes or counts: the running statistics too, or without the auxiliary heads.
+OTHERS = {
+    "LeNet-5": (61_706, lambda: summary(model("lenet", 10, variant="paper"), (1, 32, 32)).parameters),
+    "LeNet-5 at 28 px": (44_426, lambda: summary(model("lenet", 10, variant="paper"), (1, 28, 28)).parameters),
+    "NIN for CIFAR-10": (966_986, lambda: summary(model("nin", 10), (3, 32, 32)).parameters),
+    "GoogLeNet": (6_998_552, lambda: summed("googlenet", "default").inference_parameters),
+    "GoogLeNet with BN": (7_005_832, lambda: summed("googlenet", "batch_norm").inference_parameters),
+    "GoogLeNet of torchvision": (6_624_904, lambda: summed("googlenet", "torchvision").inference_parameters),
+    "ResNet50 of Keras": (25_636_712, lambda: summed("resnet50", "keras").total),
+    "ResNet101 of Keras": (44_707_176, lambda: summed("resnet101", "keras").total),
+    "ResNet152 of Keras": (60_419_944, lambda: summed("resnet152", "keras").total),
+    "Xception of Keras": (22_910_480, lambda: summed("xception", "keras").total),
+    "DenseNet121 of Keras": (8_062_504, lambda: summed("densenet121", "keras").total),
+    "DenseNet169 of Keras": (14_307_880, lambda: summed("densenet169", "keras").total),
+    "DenseNet201 of Keras": (20_242_984, lambda: summed("densenet201", "keras").total),
+    "MobileNet of Keras": (4_253_864, lambda: summed("mobilenet_v1", "keras").total),
+    "MobileNetV2 of Keras": (3_538_984, lambda: summed("mobilenet_v2", "keras").total),
+}
+
+
+@pytest.mark.parametrize("figure", OTHERS)
+def test_published_figures_of_other_kinds(figure: str) -> None:
+    published, count = OTHERS[figure]
+    assert count() == published
