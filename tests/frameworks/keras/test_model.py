@@ -152,6 +152,7 @@ def test_the_dtype_is_the_models_own() -> None:
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 LAYERS: dict[str, t.Layer] = {
+    "depthwise-multiplied": t.Depthwise(3, pad=1, multiplier=3),
     "depthwise-unequal-strides": t.Depthwise(3, (2, 1), pad=1, multiplier=2),
     "depthwise-dilated-strides": t.Depthwise((3, 2), 2, pad=(0, 2, 1, 0), dilation=(1, 2)),
     "conv-dilated-strides": t.Conv(6, 3, (2, 3), pad="same", dilation=2),
