@@ -80,7 +80,7 @@ def _layer(node: Node, weights: Weights) -> Layer:
         case t.Subsample():
             return Operation(node, lambda x: x[:, :: window.stride[0], :: window.stride[1]])
         case t.PadChannels(out):
-            return Operation(node, lambda x: tf.pad(x, [[0, 0], [0, 0], [0, 0], [0, out - channels]]))
+            return Operation(node, partial(_pad_channels, out - channels))
         case t.Select(numbers):
             return Operation(node, lambda x: tf.gather(x, numbers, axis=-1))
         case _:
@@ -199,7 +199,7 @@ class BatchNormalization(Layer):
     def _normalised(self, x: Tensor, training: bool) -> tuple[Tensor, Tensor, Tensor]:
         """The output, and in training the batch's mean and unbiased variance."""
         if x.dtype == tf.float32 and x.shape.rank == 4:
-            # `tf.compat.v1.nn.fused_batch_norm` would make eps 1.001e-5 at least.
+            # `tf.compat.v1.nn.fused_batch_norm` of older releases makes eps 1.001e-5 at least.
             y, mean, var, *_ = tf.raw_ops.FusedBatchNormV3(
                 x=x, scale=self.gamma, offset=self.beta, mean=self.moving_mean, variance=self.moving_variance,
                 epsilon=self._eps, exponential_avg_factor=1.0, is_training=training,
@@ -298,6 +298,13 @@ def _shares(size: Tensor, cells: int, dtype: tf.DType) -> Tensor:
 def _flatten(features: int, x: Tensor) -> Tensor:
     """In channel, height, width order: so a Dense after it, and its optimizer's memory, is the same everywhere."""
     return tf.reshape(tf.transpose(x, (0, 3, 1, 2)), (-1, features)) if x.shape.rank == 4 else x
+
+
+def _pad_channels(more: int, x: Tensor) -> Tensor:
+    """By another operation than that of `tf.pad`: where that one is added to a convolution, TensorFlow crashes."""
+    return tf.raw_ops.PadV2(
+        input=x, paddings=[[0, 0], [0, 0], [0, 0], [0, more]], constant_values=tf.zeros((), x.dtype)
+    )
 
 
 def _lrn(layer: t.LRN, channels: int, x: Tensor) -> Tensor:
