@@ -15,7 +15,9 @@ from imori.shapes import Shape, resolve
 from imori.tree import Tree
 from imori.weights import check, initial_weights
 
-BY_HAND = {"chainer": "pip install 'setuptools<81' wheel && pip install --no-build-isolation chainer==7.8.1"}
+ALSO = {"flax": ("jax", "optax")}
+"""What a framework's file imports beside the framework. All of it is looked for before any of it is imported."""
+BY_HAND = {"chainer": "pip install 'setuptools<81' wheel && pip install --no-build-isolation 'imori[chainer]'"}
 """How to install a framework that its extra does not install by itself: Chainer is built by an older setuptools."""
 PREFERRED = ("torch", "keras", "tensorflow", "flax", "chainer", "numpy")
 
@@ -40,14 +42,19 @@ def get(name: str | None = None) -> Framework:
         raise NameUnknown(f"there is no framework {name!r}; there are {', '.join(names())}")
     if not installed(name):
         raise FrameworkMissing(f"{name} is not installed; install it by: {_how(name)}")
+    for package in ALSO.get(name, ()):
+        if not installed(package):
+            raise _incomplete(name, package)
     try:
         return cast(Framework, importlib.import_module(f"{__name__}.{name}"))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("imori"):
             raise  # a fault of our own
-        raise FrameworkMissing(
-            f"{name} needs {error.name}, which is not installed; install both by: {_how(name)}"
-        ) from error
+        raise _incomplete(name, error.name) from error
+
+
+def _incomplete(name: str, package: str) -> FrameworkMissing:
+    return FrameworkMissing(f"{name} needs {package}, which is not installed; install both by: {_how(name)}")
 
 
 def _how(name: str) -> str:
