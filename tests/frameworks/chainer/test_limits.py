@@ -70,6 +70,17 @@ def test_dropout_from_numpys_global_state() -> None:
     assert np.array_equal(dropped(), dropped())
 
 
+def test_one_mode_for_all_links() -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument.* 'train'"):
+        L.BatchNormalization(2)(values(3, 2).astype("float32"), train=False)
+
+
+def test_batch_norm_of_one_value() -> None:
+    """Its variance is 0, and its output the bias alone, whatever the value is."""
+    with chainer.using_config("train", True), pytest.warns(UserWarning, match="no more than one sample"):
+        assert not L.BatchNormalization(2)(np.ones((1, 2), "float32")).array.any()
+
+
 def test_formulas_of_optimizers() -> None:
     """As PyTorch has them, Nesterov's first step comes to 1.9, and Adam's to a half where the gradient is eps."""
 

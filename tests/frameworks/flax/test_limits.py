@@ -20,6 +20,11 @@ def test_biased_running_variance() -> None:
     assert np.abs(norm.var[...] - x.var((0, 1, 2), ddof=1)).max() > 1e-2
 
 
+def test_batch_norm_of_one_value() -> None:
+    """Its variance is 0, and its output the bias alone, whatever the value is."""
+    assert not nnx.BatchNorm(4, rngs=nnx.Rngs(0))(jnp.ones((1, 1, 1, 4))).any()
+
+
 def test_fast_variance() -> None:
     """An input far from 0 is normalised to other values than the same one nearby."""
     x = batch()

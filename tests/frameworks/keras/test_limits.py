@@ -143,6 +143,20 @@ def test_biased_running_variance() -> None:
     assert np.abs(variance - x.var((0, 1, 2), ddof=1)).max() > 1e-2
 
 
+def test_batch_norm_of_one_value() -> None:
+    """Its variance is 0, and its output the bias alone, whatever the value is."""
+    y = k.BatchNormalization()(np.ones((1, 1, 1, 2), "float32"), training=True)
+    assert not ops.convert_to_numpy(y).any()
+
+
+def test_names_of_operations() -> None:
+    keras.utils.clear_session()
+    x = keras.Input((2,))
+    y = ops.add(k.Dense(2, name="add")(x), 1)
+    with pytest.raises(ValueError, match='The name "add" is used 2 times'):
+        keras.Model(x, y)
+
+
 def test_strides_with_dilation() -> None:
     with pytest.raises(ValueError, match="not supported in conjunction with"):
         k.Conv2D(2, 3, strides=2, dilation_rate=2)

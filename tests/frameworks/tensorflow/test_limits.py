@@ -89,6 +89,12 @@ def test_adaptive_pools() -> None:
     assert not [name for name in dir(tf.nn) if "adaptive" in name.lower()]
 
 
+def test_short_floats_on_gpus() -> None:
+    code = "import tensorflow as tf; print(tf.config.experimental.tensor_float_32_execution_enabled())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n", "unless it is turned off"
+
+
 CRASHING = """
 import tensorflow as tf
 

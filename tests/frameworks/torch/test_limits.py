@@ -1,5 +1,8 @@
 """What PyTorch cannot do, seen in PyTorch itself: each test is an entry of docs/limits.md."""
 
+import inspect
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -40,6 +43,24 @@ def test_compiled_modules_ignore_new_hooks() -> None:
     module[0].register_forward_hook(lambda *inside: seen.append(inside))
     compiled(torch.ones(1, 2))
     assert not seen
+
+
+def test_dropout_from_the_global_generator() -> None:
+    assert "generator" in inspect.signature(nn.init.normal_).parameters
+    for dropout in (F.dropout, nn.Dropout.__init__):
+        assert "generator" not in inspect.signature(dropout).parameters
+
+
+def test_nesterov_without_momentum() -> None:
+    with pytest.raises(ValueError, match="Nesterov momentum requires a momentum"):
+        torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1, momentum=0.0, nesterov=True)
+
+
+def test_short_floats_on_gpus() -> None:
+    done = [sys.executable, "-c", "import torch; print(torch.backends.cudnn.allow_tf32)"]
+    assert subprocess.run(done, capture_output=True, text=True, check=True).stdout == "True\n", (
+        "unless it is turned off"
+    )
 
 
 @pytest.mark.skipif(not torch.backends.mps.is_available(), reason="there is no Apple GPU here")
