@@ -43,9 +43,9 @@ OWN = {
     "keras": {"tensorflow", "jax", "torch"},
 }
 # A file that may, alone of its part, import a framework: in a function, when a file of that framework is read.
-READERS = {"imori.weights.checkpoint": {"torch"}}
+READERS = {"imori.weights.checkpoint": {"torch"}, "imori.weights.hdf5": {"h5py"}}
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
-FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax", "chainer", "onnx", "onnxruntime")
+FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax", "chainer", "onnx", "onnxruntime", "h5py")
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """The tables of published names: one name of theirs for each of ours, and exactly the names that are published.
 
-state_dicts.txt has what torchvision 0.28 and timm 1.0.31 themselves build, a network a line: the publisher, its model,
-ours, the width, how many tensors its state_dict has (counts of batches aside), and the CRC-32 of their names and shapes
-in order ("name 64x3x7x7", a line each).
+state_dicts.txt has what torchvision 0.28, timm 1.0.31 and Keras 3.15 themselves build, a network a line: the publisher,
+its model, ours, the width, how many tensors it has (counts of batches aside), and the CRC-32 of their names and shapes
+in order ("name 64x3x7x7", a line each). What Keras left unnamed is numbered from 0 there.
 """
 
 import json
@@ -16,9 +16,10 @@ import pytest
 from imori.catalogue import list_models, model, size_of, variants
 from imori.errors import NameUnknown
 from imori.papers import mobilenet_v2, resnet, resnext, vgg
-from imori.shapes import resolve
+from imori.shapes import Node, Shape, resolve
 from imori.tree import BatchNorm, Chain, Conv, GlobalAvgPool, Linear, Tree
 from imori.weights import shapes_of
+from imori.weights.keras import layouts
 from imori.weights.published import their_shapes
 from imori.weights.tables import PUBLISHERS, families_of, names_in
 
@@ -28,13 +29,15 @@ PUBLISHED = [tuple(line.split()) for line in (Path(__file__).parent / "state_dic
 # The families of a model of the catalogue, by how its name begins; what begins otherwise is not published.
 FAMILIES = {
     "alexnet": {("torchvision", "alexnet")},
-    "vgg": {("torchvision", "vgg"), ("timm", "vgg")},
-    "resne": {("torchvision", "resnet"), ("timm", "resnet")},
+    "vgg16_bn": {("torchvision", "vgg"), ("timm", "vgg")},
+    "vgg19_bn": {("torchvision", "vgg"), ("timm", "vgg")},
+    "vgg": {("torchvision", "vgg"), ("timm", "vgg"), ("keras", "vgg")},
+    "resne": {("torchvision", "resnet"), ("timm", "resnet"), ("keras", "resnet")},
     "googlenet": {("torchvision", "googlenet")},
-    "xception": {("timm", "xception")},
-    "densenet": {("torchvision", "densenet"), ("timm", "densenet")},
-    "mobilenet_v1": {("timm", "mobilenet_v1")},
-    "mobilenet_v2": {("torchvision", "mobilenet_v2"), ("timm", "mobilenet_v2")},
+    "xception": {("timm", "xception"), ("keras", "xception")},
+    "densenet": {("torchvision", "densenet"), ("timm", "densenet"), ("keras", "densenet")},
+    "mobilenet_v1": {("timm", "mobilenet_v1"), ("keras", "mobilenet_v1")},
+    "mobilenet_v2": {("torchvision", "mobilenet_v2"), ("timm", "mobilenet_v2"), ("keras", "mobilenet_v2")},
     "zfnet_gap": set(),
     "zfnet": {("torchvision", "alexnet")},  # the layers of AlexNet, with other filters
 }
@@ -77,9 +80,14 @@ def state_dict_of(tree: Tree, publisher: str) -> tuple[int, str]:
     """How many tensors, and the digest of their names and shapes, as state_dicts.txt has them."""
     root = resolve(tree, (3, 224, 224))
     (names,) = (found for table in PUBLISHERS[publisher].values() if (found := names_in(table, root)))
-    lines = [f"{name} {'x'.join(map(str, shape))}" for name, shape in their_shapes(root, names).items()]
+    shapes = layouts_of(root, names) if publisher == "keras" else their_shapes(root, names)
+    lines = [f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()]
     text = "\n".join(sorted(lines))
     return len(lines), f"{zlib.crc32(text.encode()):08x}"
+
+
+def layouts_of(root: Node, names: dict[str, str]) -> dict[str, Shape]:
+    return {name: layout.stored for name, layout in layouts(root, names).items()}
 
 
 def deeper_mobilenet_v2(monkeypatch: pytest.MonkeyPatch) -> Tree:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import safetensors
 
 from imori.errors import FrameworkMissing, WeightsError
+from imori.shapes import Shape
 from imori.weights.file import opened
 from imori.weights.names import Weights
 
@@ -66,14 +67,14 @@ def _read_safetensors(path: Path) -> Weights:
         tensors: Weights = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "BF16"}
     if len(tensors) < len(kinds):
         every = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-        tensors |= {name: _widened(raw) for name, raw in every if kinds[name] == "BF16"}
+        tensors |= {name: widened(raw["data"], raw["shape"]) for name, raw in every if kinds[name] == "BF16"}
     return tensors
 
 
-def _widened(raw: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+def widened(data: bytes, shape: Shape) -> npt.NDArray[np.float32]:
     """Bytes of bfloat16, which is the upper half of a float32, as float32."""
-    bits = np.frombuffer(raw["data"], "<u2").astype(np.uint32) << 16
-    return bits.view(np.float32).reshape(raw["shape"])
+    bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
+    return bits.view(np.float32).reshape(shape)
 
 
 def _read_pytorch(path: Path) -> Weights:

@@ -32,7 +32,7 @@ DTYPES = {
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
 }  # fmt: skip
-OTHERS = "A checkpoint of torchvision or timm is read by imori.read_weights, with their name as source"
+OTHERS = "A file of torchvision, timm or Keras is read by imori.read_weights, with their name as source"
 SAID = {"input": list, "classes": list, "preprocessing": dict, "metrics": dict, "model": str, "framework": str}
 
 

@@ -48,12 +48,17 @@ def compare(
             f"{source} must be a dictionary of NumPy arrays by name; imori.read_weights makes one of a file, and"
             " imori.dump_weights of a model"
         )
-    missing = [name for name in expected if name not in weights]
-    unexpected = [name for name in weights if name not in expected]
+    compare_shapes({name: value.shape for name, value in weights.items()}, expected, source, remedy)
+
+
+def compare_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], source: str, remedy: str) -> None:
+    """WeightsError unless the names and shapes that were `found` are exactly the `expected` ones."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
     misshaped = [
-        f"{name} is {_show(weights[name].shape)} and must be {_show(shape)}"
+        f"{name} is {_show(found[name])} and must be {_show(shape)}"
         for name, shape in expected.items()
-        if name in weights and weights[name].shape != shape
+        if name in found and found[name] != shape
     ]
     problems = [
         f"{what} {_few(listed)}"

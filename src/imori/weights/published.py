@@ -1,4 +1,7 @@
-"""Weights out of the checkpoints of torchvision and timm: whose names they are, and what helps where none fit."""
+"""Weights out of the checkpoints of torchvision and timm: whose names they are, and what helps where none fit.
+
+For Keras's files see `keras.py`.
+"""
 
 from __future__ import annotations
 
@@ -30,23 +33,29 @@ AS_CONVOLUTIONS = ("pre_logits.fc1.weight", "pre_logits.fc2.weight")
 def read_published(path: Path, tree: t.Tree, publisher: str, shape: Shape) -> Weights:
     """The weights of a publisher's file under our canonical names: see `read_weights`."""
     root = resolve(tree, shape)
-    tables = PUBLISHERS[publisher]
-    known = {family: names for family, table in tables.items() if (names := names_in(table, root)) is not None}
-    if not known:
-        raise WeightsError(_unknown(root, publisher))
+    known = known_names(root, publisher)
     tensors = _respelt(read_checkpoint(path), path)
     family = max(known, key=lambda family: len(tensors.keys() & known[family].values()))
     names = known[family]
     remark = ""
-    if tables[family] is GOOGLENET:
+    if PUBLISHERS[publisher][family] is GOOGLENET:
         tensors, remark = _with_its_heads(tensors, names, root)
     expected = their_shapes(root, names)
     found = {name: value.shape for name, value in tensors.items()}
     if found != expected:
-        compare(tensors, expected, str(path), _remedy(found, expected, root, publisher, family))
+        compare(tensors, expected, str(path), remedy_for(found, expected, root, publisher, family))
     if remark:
         warnings.warn(f"{path}: {remark}", stacklevel=3)
     return {name: tensors[names[name]].reshape(size) for name, size in shapes_of(root).items()}
+
+
+def known_names(root: Node, publisher: str) -> dict[str, dict[str, str]]:
+    """Family -> canonical name -> theirs, of a publisher's tables that know the tree; WeightsError where none does."""
+    tables = PUBLISHERS[publisher]
+    known = {family: names for family, table in tables.items() if (names := names_in(table, root)) is not None}
+    if not known:
+        raise WeightsError(_unknown(root, publisher))
+    return known
 
 
 def _unknown(root: Node, publisher: str) -> str:
@@ -106,7 +115,7 @@ def their_shapes(root: Node, names: Mapping[str, str]) -> dict[str, Shape]:
     return shapes
 
 
-def _remedy(found: Shapes, expected: Shapes, root: Node, publisher: str, family: str) -> str:
+def remedy_for(found: Shapes, expected: Shapes, root: Node, publisher: str, family: str) -> str:
     """What most likely helps where the names or the shapes that were found are not those expected."""
     if found.keys() == expected.keys():
         return _remedy_for_shapes(found, expected, root) or _of_its_own(publisher)

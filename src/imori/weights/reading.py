@@ -8,6 +8,7 @@ from imori import tree as t
 from imori.errors import NameUnknown
 from imori.shapes import Shape, resolve
 from imori.weights.file import card_of, fitting, read_tensors
+from imori.weights.keras import read_keras
 from imori.weights.names import Weights
 from imori.weights.published import SHAPE, read_published
 from imori.weights.tables import PUBLISHERS
@@ -19,15 +20,17 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
     """The weights of a file or a run under our canonical names, for `tree`, each checked by name and shape.
 
     `source` says whose file it is. "imori" reads our own model.safetensors. "torchvision" and "timm" read a checkpoint
-    of theirs, .safetensors or PyTorch's .pth, .pt, .bin or .tar (no code in it is run), for a tree of the same model
-    with `variant=source`: neither names nor shapes tell a form with other strides, padding or eps. The weights that a
-    training script wrapped are found, averaged ones (EMA) first. Every tensor is used and every weight filled, save
-    for counts of batches, and for GoogLeNet's auxiliary heads: of a file for a tree without heads they are left out,
-    and in a tree for a file without heads they keep their seeded start, each with a warning.
+    of theirs, .safetensors or PyTorch's .pth, .pt, .bin or .tar (no code in it is run). "keras" reads what Keras saves
+    of `keras.applications`, .keras, .weights.h5 or .h5 (by h5py; Keras is not needed). Each is for a tree of the same
+    model with `variant=source`: neither names nor shapes tell a form with other strides, padding or eps. The weights
+    that a training script wrapped are found, averaged ones (EMA) first. Every tensor is used and every weight filled,
+    save for what only training needs: counts of batches, an optimizer's memory, and GoogLeNet's auxiliary heads. Heads
+    of a file for a tree without them are left out, and those of a tree for a file without them keep their seeded start,
+    each with a warning.
 
     `shape` is the input (C, H, W): the file's own, or 3×224×224 for a publisher's, unless given. A file's dtype is
     kept; bfloat16, which NumPy has not, becomes float32. WeightsError lists what is missing, unexpected or misshaped,
-    and says what helps; FrameworkMissing where a .pth is read without PyTorch.
+    and says what helps; FrameworkMissing where a .pth is read without PyTorch, or a file of Keras without h5py.
     """
     if source not in SOURCES:
         raise NameUnknown(f"there is no source {source!r} of weights; there are {', '.join(SOURCES)}")
@@ -38,5 +41,5 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
         shape = shape or card_of(path, metadata).input
     else:
         shape = shape or SHAPE
-        weights = read_published(path, tree, source, shape)
+        weights = read_keras(path, tree, shape) if source == "keras" else read_published(path, tree, source, shape)
     return fitting(weights, resolve(tree, shape), path)

@@ -1,4 +1,4 @@
-"""The names that torchvision and timm give their layers, as tables: our path on the left, theirs on the right.
+"""The names that torchvision, timm and Keras give their layers, as tables: our path on the left, theirs on the right.
 
 {i} is a word or a number that both sides share, {i+1} and {3i-2} numbers that follow from it. A residual block's
 `body` is left out of our path, so that a block has one row, with a skip or without. The first row that fits a path
@@ -9,7 +9,10 @@ counts; the last row is the classifier. What no path says is counted in the tree
 {stage}  a block's stage: the blocks from one that changes the map's shape to the next such
 {step}   the block's place in its stage
 
-Sources: torchvision 0.28 (torchvision/models) and timm 1.0.31 (timm/models).
+A name of PyTorch is a layer's, and a weight's follows after a dot. Keras's ends in a slash, after which the weight's
+follows, or is a weight's own. Where Keras left it to the session to number a layer, {stage} numbers it.
+
+Sources: torchvision 0.28 (torchvision/models), timm 1.0.31 (timm/models), Keras 3.15 (keras/src/applications).
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ Table: TypeAlias = dict[str, str]
 Places: TypeAlias = dict[str, dict[str, str]]
 
 ROLES = {"weight": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+KERAS_ROLES = {"weight": "kernel", "bias": "bias"}
+KERAS_NORM_ROLES = {"weight": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 
 ALEXNET = {
     "conv{i}": "features.{at}",
@@ -153,6 +158,75 @@ MOBILENET_V2_TIMM = {
     "fc": "classifier",
 }
 
+VGG_KERAS = {
+    "conv{i}_{j}": "block{i}_conv{j}/",
+    "fc6": "fc1/",
+    "fc7": "fc2/",
+    "fc8": "predictions/",
+}
+
+RESNET_KERAS = {
+    "conv1": "conv1_conv/",
+    "bn1": "conv1_bn/",
+    "conv{s}.{i}.conv{k}": "conv{s}_block{i+1}_{k}_conv/",
+    "conv{s}.{i}.bn{k}": "conv{s}_block{i+1}_{k}_bn/",
+    "conv{s}.{i}.shortcut.conv": "conv{s}_block{i+1}_0_conv/",
+    "conv{s}.{i}.shortcut.bn": "conv{s}_block{i+1}_0_bn/",
+    "fc": "predictions/",
+}
+
+DENSENET_KERAS = {
+    "conv1": "conv1_conv/",
+    "bn1": "conv1_bn/",
+    "dense{s}.{i}.bn1": "conv{s+1}_block{i+1}_0_bn/",
+    "dense{s}.{i}.conv1": "conv{s+1}_block{i+1}_1_conv/",
+    "dense{s}.{i}.bn2": "conv{s+1}_block{i+1}_1_bn/",
+    "dense{s}.{i}.conv2": "conv{s+1}_block{i+1}_2_conv/",
+    "transition{s}.bn": "pool{s+1}_bn/",
+    "transition{s}.conv": "pool{s+1}_conv/",
+    "bn5": "bn/",
+    "fc": "predictions/",
+}
+
+XCEPTION_KERAS = {
+    "conv{i}": "block1_conv{i}/",
+    "bn{i}": "block1_conv{i}_bn/",
+    "block{i}.sepconv{k}.depthwise": "block{i}_sepconv{k}/depthwise_kernel",
+    "block{i}.sepconv{k}.pointwise": "block{i}_sepconv{k}/pointwise_kernel",
+    "block{i}.bn{k}": "block{i}_sepconv{k}_bn/",
+    "block{i}.shortcut.conv": "conv2d_{stage}/",
+    "block{i}.shortcut.bn": "batch_normalization_{stage}/",
+    "fc": "predictions/",
+}
+
+MOBILENET_V1_KERAS = {
+    "conv1": "conv1/",
+    "bn1": "conv1_bn/",
+    "block{i}.depthwise": "conv_dw_{i}/",
+    "block{i}.bn1": "conv_dw_{i}_bn/",
+    "block{i}.pointwise": "conv_pw_{i}/",
+    "block{i}.bn2": "conv_pw_{i}_bn/",
+    "fc": "conv_preds/",
+}
+
+MOBILENET_V2_KERAS = {
+    "conv1": "Conv1/",
+    "bn1": "bn_Conv1/",
+    "block1.depthwise": "expanded_conv_depthwise/",
+    "block1.bn2": "expanded_conv_depthwise_BN/",
+    "block1.project": "expanded_conv_project/",
+    "block1.bn3": "expanded_conv_project_BN/",
+    "block{i}.expand": "block_{i-1}_expand/",
+    "block{i}.bn1": "block_{i-1}_expand_BN/",
+    "block{i}.depthwise": "block_{i-1}_depthwise/",
+    "block{i}.bn2": "block_{i-1}_depthwise_BN/",
+    "block{i}.project": "block_{i-1}_project/",
+    "block{i}.bn3": "block_{i-1}_project_BN/",
+    "conv{i}": "Conv_1/",
+    "bn{i}": "Conv_1_bn/",
+    "fc": "predictions/",
+}
+
 PUBLISHERS: dict[str, dict[str, Table]] = {
     "torchvision": {
         "alexnet": ALEXNET,
@@ -169,6 +243,14 @@ PUBLISHERS: dict[str, dict[str, Table]] = {
         "xception": XCEPTION,
         "mobilenet_v1": MOBILENET_V1,
         "mobilenet_v2": MOBILENET_V2_TIMM,
+    },
+    "keras": {
+        "vgg": VGG_KERAS,
+        "resnet": RESNET_KERAS,
+        "densenet": DENSENET_KERAS,
+        "xception": XCEPTION_KERAS,
+        "mobilenet_v1": MOBILENET_V1_KERAS,
+        "mobilenet_v2": MOBILENET_V2_KERAS,
     },
 }
 
@@ -190,7 +272,7 @@ def names_in(table: Table, root: Node) -> dict[str, str] | None:
         path = _their_path(table, node.path, places)
         if path is None:
             return None
-        names |= {weight_name(node.path, role): f"{path}.{ROLES[role]}" for role in node.weights}
+        names |= {weight_name(node.path, role): _their_weight(path, node.layer, role) for role in node.weights}
     return names if len(set(names.values())) == len(names) else None
 
 
@@ -199,7 +281,7 @@ def families_of(names: Iterable[str]) -> list[tuple[str, str]]:
 
     Of two that know as many, the one with fewer rows that the file does not use.
     """
-    paths = {name.rpartition(".")[0] for name in names}
+    paths = {name.rpartition("/")[0] + "/" if "/" in name else name.rpartition(".")[0] for name in names}
     known = {
         (publisher, family): _knows(table, paths)
         for publisher, tables in PUBLISHERS.items()
@@ -221,6 +303,12 @@ def _their_path(table: Table, path: str, places: Places) -> str | None:
             fields = places[path.partition(".")[0]] | found.groupdict()
             return _filled(theirs, fields) if fields.keys() >= set(_named(theirs)) else None
     return None
+
+
+def _their_weight(path: str, layer: t.Tree, role: str) -> str:
+    if not path.endswith("/"):
+        return path if "/" in path else f"{path}.{ROLES[role]}"
+    return path + (KERAS_NORM_ROLES if isinstance(layer, t.BatchNorm) else KERAS_ROLES)[role]
 
 
 def _filled(template: str, fields: Mapping[str, str]) -> str:

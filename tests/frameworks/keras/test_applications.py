@@ -1,71 +1,188 @@
-"""The networks of keras.applications, with their weights copied over, give the same logits."""
+"""The networks of keras.applications, in every file that Keras saves of them, are read and give the same logits."""
 
-import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 import imori
+from imori.shapes import Shape
 
-SIZES = {
-    "mobilenet_v1": ("MobileNet", 64),
-    "mobilenet_v2": ("MobileNetV2", 64),
-    "xception": ("Xception", 96),
-    "densenet121": ("DenseNet121", 64),
-    "resnet50": ("ResNet50", 64),
-    "vgg16": ("VGG16", 32),
+# Our name and width -> theirs, and the height and width of the images. What is heavy is slow.
+NETWORKS = {
+    "mobilenet_v1": ("MobileNet", {}, 32),
+    "mobilenet_v1-0.25": ("MobileNet", {"alpha": 0.25}, 64),
+    "mobilenet_v2": ("MobileNetV2", {}, 64),
+    "mobilenet_v2-1.3": ("MobileNetV2", {"alpha": 1.3}, 32),
+    "xception": ("Xception", {}, 71),
+    "densenet121": ("DenseNet121", {}, 32),
+    "densenet169": ("DenseNet169", {}, 32),
+    "densenet201": ("DenseNet201", {}, 32),
+    "resnet50": ("ResNet50", {}, 32),
+    "resnet101": ("ResNet101", {}, 32),
+    "resnet152": ("ResNet152", {}, 32),
+    "vgg16": ("VGG16", {}, 64),
+    "vgg19": ("VGG19", {}, 64),
 }
+SLOW = ("mobilenet_v2-1.3", "densenet169", "densenet201", "resnet101", "resnet152", "vgg19")
+CLASSES = 5
 
 
-def held(model: Any) -> dict[str, list[Any]]:
-    """Name -> the variables of each layer in order; a separable convolution is two of ours."""
-    found: dict[str, list[Any]] = {}
-    for layer in model.layers:
-        own = [variable for variable in layer.weights if "seed" not in variable.path]
-        parts = [[each] for each in own] if isinstance(layer, keras.layers.SeparableConv2D) else [own]
-        found |= {f"{layer.name}{i}": part for i, part in enumerate(parts) if part}
-    return found
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy(before)
 
 
-def randomise(model: Any) -> None:
+def randomised(name: str) -> Any:
+    """Their network, of which every number is random, in a session that has numbered other layers before."""
+    make, options, size = NETWORKS[name]
+    for _ in range(9):
+        keras.layers.Conv2D(1, 1)
+        keras.layers.BatchNormalization()
+    form = {"weights": None, "classifier_activation": None, "input_shape": (size, size, 3), "classes": CLASSES}
+    model = getattr(keras.applications, make)(**form, **options)
     rng = np.random.default_rng(0)
-    for variable in (each for variables in held(model).values() for each in variables):
-        fan = np.prod(variable.shape[:-2] if "depthwise" in variable.path else variable.shape[:-1])
+    for variable in model.weights:
+        fan = np.prod(variable.shape[:-2] if variable.shape[-1] == 1 else variable.shape[:-1])
         value = rng.standard_normal(variable.shape) * ((1.6 / fan) ** 0.5 if len(variable.shape) > 1 else 0.2)
         positive = variable.path.endswith(("gamma", "variance"))
         variable.assign(rng.uniform(0.5, 1.5, variable.shape) if positive else value)
+    return model
 
 
-def resnets(name: str) -> str:
-    """What we call a layer of theirs: shortcuts stand elsewhere in the order, and share their shapes with others."""
-    block = re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)0", name)
-    if block is None:
-        return {"conv1_conv0": "conv1", "conv1_bn0": "bn1", "predictions0": "fc"}[name] + "0"
-    stage, number, place, kind = block.groups()
-    return f"conv{stage}-{int(number) - 1}-{f'shortcut-{kind}' if place == '0' else f'body-{kind}{place}'}0"
+def tree_of(name: str) -> imori.tree.Tree:
+    name, _, width = name.partition("-")
+    return imori.model(name, CLASSES, variant="keras", width=float(width) if width else None)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SIZES)
-def test_the_logits_are_theirs(name: str) -> None:
-    make, size = SIZES[name]
-    options = {"weights": None, "classifier_activation": None, "input_shape": (size, size, 3), "classes": 7}
-    theirs = getattr(keras.applications, make)(**options)
-    randomise(theirs)
-    ours = imori.build(imori.model(name, 7, variant="keras"), (3, size, size), "keras")
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def save(model: Any, path: Path) -> None:
+    model.save(path)
+
+
+def save_weights(model: Any, path: Path) -> None:
+    model.save_weights(path)
+
+
+def save_legacy_weights(model: Any, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        save_weights_to_hdf5_group(file, model)
+
+
+def without_names(save: Callable[[Any, Path], None]) -> Callable[[Any, Path], None]:
+    """As Keras saved before it wrote the layers' names."""
+
+    def saved(model: Any, path: Path) -> None:
+        save(model, path)
+        weights = path
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                config = archive.read("config.json")
+                weights = Path(archive.extract("model.weights.h5", path.parent))
+        with h5py.File(weights, "a") as file:
+            groups: list[Any] = []
+            file.visititems(lambda _, held: groups.append(held) if "name" in held.attrs else None)
+            assert groups
+            for group in groups:
+                del group.attrs["name"]
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("config.json", config)
+                archive.write(weights, "model.weights.h5")
+            weights.unlink()
+
+    return saved
+
+
+def in_keras_2(model: Any, path: Path) -> None:
+    """As Keras 2 spelt it: a colon and a number after each name, depthwise kernels by their own name."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            names = [
+                f"{weight.path.replace('/kernel', '/depthwise_kernel') if depthwise else weight.path}:0"
+                for weight in layer.weights
+            ]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, layer.weights, strict=True):
+                group[name] = keras.ops.convert_to_numpy(weight)
+
+
+FILES = {
+    "a.keras": save,
+    "a.weights.h5": save_weights,
+    "a.h5": save,
+    "older.keras": without_names(save),
+    "older.weights.h5": without_names(save_weights),
+    "weights-alone.h5": save_legacy_weights,
+    "keras2.h5": in_keras_2,
+}
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NETWORKS]
+)
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_the_logits_are_theirs_from_every_file(name: str, tmp_path: Path) -> None:
+    theirs, tree, size = randomised(name), tree_of(name), NETWORKS[name][-1]
+    shape = (3, size, size)
+    first: dict[str, np.ndarray] = {}
+    for file, save_as in FILES.items():
+        save_as(theirs, tmp_path / file)
+        weights = imori.read_weights(tmp_path / file, tree, "keras", shape)
+        (tmp_path / file).unlink()
+        first = first or weights
+        assert all(value.dtype == "float64" and np.array_equal(value, first[own]) for own, value in weights.items()), (
+            file
+        )
+    ours = imori.build(tree, shape, "keras", first)
     assert ours.count_params() == theirs.count_params()
-    mine, given = held(ours), held(theirs)
-    pairs = {resnets(key): value for key, value in given.items()} if name == "resnet50" else given
-    names = mine if name == "resnet50" else pairs
-    for own, key in zip(mine, names, strict=True):
-        for target, source in zip(mine[own], pairs[key], strict=True):
-            value = keras.ops.convert_to_numpy(source)
-            if own == "fc60":  # after the flattening, which is in channel, height, width order in ours
-                value = value.reshape(size // 32, size // 32, 512, -1).transpose(2, 0, 1, 3).reshape(value.shape)
-            target.assign(value)
-    images = np.random.default_rng(1).standard_normal((2, size, size, 3)).astype("float32")
-    expected = theirs.predict(images, verbose=0)
+    assert_same_logits(ours, theirs, shape, 1e-9)
+
+
+def assert_same_logits(ours: Any, theirs: Any, shape: Shape, tolerance: float) -> None:
+    images = np.random.default_rng(1).standard_normal((2, *shape), dtype=np.float32)  # which is what their Input takes
+    expected = keras.ops.convert_to_numpy(theirs(images.transpose(0, 2, 3, 1), training=False))
     assert np.abs(expected).max() > 0.1
-    assert np.abs(ours.predict(images, verbose=0) - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(imori.logits(ours, images.astype(ours.dtype)) - expected).max() <= tolerance * np.abs(expected).max()
+
+
+# --- published weights ------------------------------------------------------------------------------------------------
+
+PUBLISHED = {
+    "mobilenet_0.25_128": ("mobilenet_v1", 0.25),
+    "mobilenet_0.5_160": ("mobilenet_v1", 0.5),
+    "mobilenet_v2_1.0_224": ("mobilenet_v2", 1.0),
+}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-9)])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_give_theirs_too(
+    data_root: Path, in_float64: None, name: str, dtype: str, tolerance: float
+) -> None:
+    model, width = PUBLISHED[name]
+    size = int(name.rpartition("_")[2])
+    path = data_root / "pretrained" / f"{name}_imagenet.weights.h5"
+    keras.config.set_dtype_policy(dtype)
+    make = keras.applications.MobileNet if model == "mobilenet_v1" else keras.applications.MobileNetV2
+    theirs = make(input_shape=(size, size, 3), alpha=width, weights=None, classifier_activation=None)
+    theirs.load_weights(path)
+    tree = imori.model(model, variant="keras", width=width)
+    weights = imori.read_weights(path, tree, source="keras", shape=(3, size, size))
+    ours = imori.build(tree, (3, size, size), "keras", weights, dtype=dtype)
+    assert_same_logits(ours, theirs, (3, size, size), tolerance)

@@ -1,0 +1,166 @@
+"""Weights out of HDF5, and out of the archives in which Keras keeps it, as plain data.
+
+HDF5 can lead to other files, ask for filters that are loaded from elsewhere, and declare more than any memory holds.
+Here a file is a dictionary of datasets by path, all of them floats that stand in the file itself, and none is read
+before its reader knows its shape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import shutil
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from imori.errors import FrameworkMissing, ImoriError, WeightsError
+from imori.weights.checkpoint import widened
+
+File: TypeAlias = Any
+"""An open h5py.File."""
+Dataset: TypeAlias = Any
+"""An h5py.Dataset: its shape and dtype are known, its values are read when they are asked for."""
+
+WEIGHTS, CONFIG = "model.weights.h5", "config.json"
+"""What of an archive is read; the rest could describe code, and is not looked at."""
+FILTERS = (1, 2, 3)
+"""gzip, shuffle and a checksum: filters of HDF5 itself. Keras uses none."""
+MOST_OBJECTS, MOST_NAME = 2**15, 2**10
+MOST_TEXT = 2**24
+"""Bytes of a config.json, or of an attribute."""
+
+
+@contextlib.contextmanager
+def opened(path: Path, most: int) -> Iterator[tuple[File, bytes]]:
+    """A file of HDF5, and the config.json beside it in an archive. WeightsError where it is none, or damaged.
+
+    Of an archive, at most so many bytes are unpacked. FrameworkMissing without h5py.
+    """
+    if importlib.util.find_spec("h5py") is None:
+        raise FrameworkMissing(
+            f"{path} is read by h5py, which is not installed; install it by: pip install 'imori[hdf5]'"
+        )
+    import h5py
+
+    try:
+        with contextlib.ExitStack() as stack:
+            file, config = (path, b"")
+            if not h5py.is_hdf5(path) and zipfile.is_zipfile(path):
+                file, config = stack.enter_context(_unpacked(path, most))
+            yield stack.enter_context(h5py.File(file, "r")), config
+    except ImoriError:
+        raise
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is not there; name a .keras, .weights.h5 or .h5") from None
+    except Exception as error:  # HDF5 raises nearly anything at a damaged file
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise WeightsError(
+            f"{path} cannot be read as a .keras, .weights.h5 or .h5 of Keras ({said}); it may be cut short or another"
+            " kind of file"
+        ) from error
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path, most: int) -> Iterator[tuple[Any, bytes]]:
+    """The weights in an archive, as an open file, and its config.json. Nothing is unpacked to a place it names."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryFile() as copy:
+        names = Counter(archive.namelist())
+        for name, count in names.items():
+            if count > 1:
+                raise WeightsError(f"{path} holds {name} {count} times, and was not read")
+            if "\\" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise WeightsError(f"{path} holds {name!r:.80}, which leads out of it, and was not read")
+        if WEIGHTS not in names:
+            raise WeightsError(f"{path} is no archive of Keras: it holds no {WEIGHTS}; save it by model.save")
+        for name, limit in ((WEIGHTS, most), (CONFIG, MOST_TEXT)):
+            if name in names and (size := archive.getinfo(name).file_size) > limit:
+                raise WeightsError(
+                    f"{path}: its {name} declares {size} bytes, and those of this network need {limit} at most; it is"
+                    " of a larger network, or damaged"
+                )
+        with archive.open(WEIGHTS) as packed:
+            shutil.copyfileobj(packed, copy)
+        yield copy, archive.read(CONFIG) if CONFIG in names else b""
+
+
+def objects(file: File, path: Path, ignored: tuple[str, ...]) -> dict[str, Any]:
+    """Place in the file -> dataset, or with a slash at its end -> group; "" is the file. The `ignored` are left out.
+
+    WeightsError for a link, for values that stand elsewhere or nowhere, and for anything but floats.
+    """
+    import h5py
+
+    found = {"": file}
+    places = [""]
+    for place in places:
+        for name in found[place]:
+            if name in ignored:
+                continue
+            at = f"{place}{name}"
+            if len(found) > MOST_OBJECTS or len(at) > MOST_NAME:  # as where a group holds itself
+                raise WeightsError(f"{path} holds more groups than any network, and was not read; it may be damaged")
+            link = found[place].get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise WeightsError(f"{path}: {at} is a {type(link).__name__}, which leads elsewhere, and was not read")
+            held = found[place][name]
+            if isinstance(held, h5py.Group):
+                at += "/"
+                places.append(at)
+            else:
+                _check(held, at, path)
+            found[at] = held
+    return found
+
+
+def _check(held: Any, at: str, path: Path) -> None:
+    import h5py
+
+    if (
+        not isinstance(held, h5py.Dataset)
+        or held.dtype.kind not in "fV"
+        or not (_is_short(held) or held.dtype.kind == "f")
+    ):
+        what = getattr(held, "dtype", type(held).__name__)
+        raise WeightsError(
+            f"{path}: {at} holds {what}, and weights are floats; save the float model, before it is quantised"
+        )
+    made = held.id.get_create_plist()
+    filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+    if held.is_virtual or held.external or not set(filters) <= set(FILTERS):
+        raise WeightsError(f"{path}: {at} keeps its values in another file or form, and was not read; save it by Keras")
+    if held.size and not held.id.get_storage_size():
+        raise WeightsError(f"{path}: {at} declares values and holds none; it was not written to its end")
+
+
+def _is_short(held: Dataset) -> bool:
+    """Whether it holds bfloat16, which Keras writes as two bytes that HDF5 knows no more of."""
+    return bool(held.dtype.str == "|V2" and held.dtype.names is None)
+
+
+def values(held: Dataset) -> npt.NDArray[Any]:
+    """The values of a dataset in its dtype, in the machine's byte order; bfloat16 as float32."""
+    raw = held[()]
+    if _is_short(held):
+        return widened(raw.tobytes(), held.shape)
+    return np.asarray(raw, raw.dtype.newbyteorder("="))
+
+
+def strings(group: Any, name: str) -> list[str]:
+    """The strings of an attribute. ValueError where it holds anything else, or too much."""
+    import h5py
+
+    attribute = group.attrs.get_id(name)
+    count, dtype = math.prod(attribute.shape), attribute.dtype
+    if not count:
+        return []
+    if h5py.check_string_dtype(dtype) is None or count * dtype.itemsize > MOST_TEXT:
+        raise ValueError(f"{name} is no list of names")
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in np.atleast_1d(group.attrs[name])]
