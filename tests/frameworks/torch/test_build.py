@@ -16,10 +16,13 @@ from imori import frameworks
 from imori.errors import ImoriError, TreeError, WeightsError
 from imori.frameworks import base
 from imori.frameworks import torch as framework
+from imori.frameworks.base import Setup
 from imori.frameworks.torch.layers import Combinator, head_weights
-from imori.frameworks.torch.weights import as_images
+from imori.frameworks.torch.weights import AsImages
+from imori.optimizers import SGD
 from imori.shapes import Shape, resolve
 from imori.tree import (
+    LRN,
     RESERVED,
     ROLES,
     Aux,
@@ -34,6 +37,7 @@ from imori.tree import (
     Linear,
     MaxPool,
     ReLU,
+    Sigmoid,
     Sum,
     Tree,
 )
@@ -331,12 +335,49 @@ def test_narrow_convolutions_get_images_channels_last() -> None:
     ):
         native = imori.build(tree, (2, 30, 31), "torch", dtype=dtype)
         images = random_images((2, 30, 31))
-        batch = as_images(images, native)
+        batch = AsImages.of(native)(images)
         assert batch.is_contiguous(memory_format=torch.channels_last) == expected
         assert batch.is_contiguous() != expected
         np.testing.assert_array_equal(batch.numpy(), images.astype(dtype))
     flat = imori.build(Linear(3), (5,), "torch")
     assert imori.logits(flat, np.random.default_rng(0).standard_normal((2, 5))).shape == (2, 3)
+
+
+def test_training_lays_wide_nets_out_channels_last_too() -> None:
+    def net(*more: Tree) -> Tree:
+        return Chain(*more, conv=Conv(3, 24), relu=ReLU(), pool=GlobalAvgPool(), fc=Linear(3))
+
+    for tree, size, expected in ((net(), 30, True), (net(), 24, False), (net(LRN()), 30, False)):
+        native = imori.build(tree, (2, size, size), "torch")
+        assert native.conv.weight.is_contiguous(), "outside of training it is as torch makes it"
+        assert not AsImages.of(native).last
+        assert AsImages.of(native, training=True).last == expected
+        frameworks.get("torch").prepare(native, Setup(SGD(), frozenset({"conv.weight"})))
+        assert native.conv.weight.is_contiguous(memory_format=torch.channels_last) == expected
+
+
+def test_a_relu_overwrites_only_what_nothing_else_needs() -> None:
+    tree = Chain(
+        ReLU(),  # the user's images
+        conv=Conv(4, 3),
+        relu1=ReLU(),
+        relu2=ReLU(6),
+        sigmoid=Sigmoid(),  # its gradient is found from its output
+        relu3=ReLU(),
+        block=Sum(Chain(relu=ReLU(), conv=Conv(4, 1)), Identity()),  # both branches read the input
+        relu4=ReLU(6),
+        body=Chain(conv=Conv(4, 1), bn=BatchNorm()),
+        relu5=ReLU(),
+        aux=Aux(Chain(GlobalAvgPool(), Linear(3)), 0.3),
+        relu6=ReLU(),
+        one=Sum(Identity()),
+        relu7=ReLU(),
+        pool=GlobalAvgPool(),
+        fc=Linear(3),
+    )
+    native = imori.build(tree, (2, 9, 9), "torch")
+    inplace = {name for name, module in native.named_modules() if getattr(module, "inplace", False)}
+    assert inplace == {"relu1", "relu4", "relu5"}
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, Setup, Weights, check_paths
 from imori.frameworks.torch.layers import InputHook, awake, module_of
 from imori.frameworks.torch.step import TorchStep
-from imori.frameworks.torch.weights import as_array, as_images, canonical, exact, tensors, unwrapped
+from imori.frameworks.torch.weights import AsImages, as_array, canonical, exact, tensors, unwrapped
 from imori.shapes import Node
 from imori.weights.names import compare
 
@@ -85,7 +85,7 @@ def dump(native: nn.Module) -> Weights:
 
 def logits(native: nn.Module, images: Array) -> Array:
     """Inference on images (N, C, H, W) -> (N, classes); the mode of every submodule is left as it was."""
-    batch = as_images(images, native)
+    batch = AsImages.of(native)(images)
     modes = [(module, module.training) for module in native.modules()]
     native.eval()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, assert_never
@@ -74,6 +75,11 @@ def module_of(node: Node) -> nn.Module:
 
 def _combinator(node: Node) -> nn.Module:
     modules = {child.name: module_of(child) for child in node.children}
+    if isinstance(node.layer, t.Chain):
+        for before, after in itertools.pairwise(node.children):
+            module = modules[after.name]
+            if isinstance(module, (nn.ReLU, nn.Hardtanh)):
+                module.inplace = _overwritable(before)
     heads = {child.name: child.layer.weight for child in node.children if isinstance(child.layer, t.Aux)}
     if isinstance(node.layer, t.Sum):
         return Sum(modules, heads)
@@ -82,6 +88,19 @@ def _combinator(node: Node) -> nn.Module:
     if heads or any(head_weights(module) for module in modules.values()):
         return Chain(modules, heads)
     return nn.Sequential(OrderedDict(modules))
+
+
+def _overwritable(node: Node) -> bool:
+    """Whether only the next of a chain needs the output: it is new, and its own gradient is found without it."""
+    match node.layer:
+        case t.Conv() | t.Depthwise() | t.ConvTranspose() | t.Linear() | t.BatchNorm():
+            return True
+        case t.Sum() | t.Concat():
+            return len(node.children) > 1
+        case t.Chain():
+            return bool(node.children) and _overwritable(node.children[-1])
+        case _:
+            return False
 
 
 def _conv(window: Window, channels: int, out: int, groups: int, bias: bool) -> nn.Conv2d:
@@ -332,6 +351,6 @@ class InputHook:
             self.check(shape, module.training)
 
 
-def built_in(native: nn.Module) -> torch.dtype:
-    """The dtype that a module of ours was built in, for one that has no weights to tell by."""
-    return next(hook.dtype for hook in native._forward_pre_hooks.values() if isinstance(hook, InputHook))
+def hook_of(native: nn.Module) -> InputHook:
+    """What a module of ours was built from, and in."""
+    return next(hook for hook in native._forward_pre_hooks.values() if isinstance(hook, InputHook))

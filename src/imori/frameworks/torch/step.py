@@ -16,7 +16,7 @@ from imori import optimizers as o
 from imori.errors import ImoriError
 from imori.frameworks.base import Array, Setup, Weights, check_setup, times
 from imori.frameworks.torch.layers import head_weights
-from imori.frameworks.torch.weights import as_array, as_images, exact, place, tensors, unwrapped
+from imori.frameworks.torch.weights import AsImages, as_array, exact, tensors, unwrapped
 from imori.shapes import Shape
 from imori.weights.names import compare
 
@@ -25,14 +25,18 @@ Groups = dict[tuple[float, bool], list[nn.Parameter]]
 
 
 class TorchStep:
-    """Changes the module in place, and keeps it in training mode: `base.Step`."""
+    """Changes the module in place, its layout in memory too, and keeps it in training mode: `base.Step`."""
 
     def __init__(self, native: nn.Module, setup: Setup) -> None:
         self._native, self._clip = native, setup.clip
-        self._device, dtype = place(native)
-        check_setup("torch", setup, list(tensors(native)), str(dtype).removeprefix("torch."))
-        modules = dict(unwrapped(native).named_modules())
-        self._frozen = [modules[path] for path in sorted(setup.frozen)]
+        self._as_images = AsImages.of(native, training=True)
+        if self._as_images.last:
+            native.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch forgot to say so
+        self._device = self._as_images.device
+        check_setup("torch", setup, list(tensors(native)), str(self._as_images.dtype).removeprefix("torch."))
+        frozen = {module for path, module in unwrapped(native).named_modules() if path in setup.frozen}
+        self._modes = [(module, module not in frozen) for module in native.modules()]
+        self._draws = any(isinstance(module, nn.Dropout) for module in native.modules())
         self._loss_weights = (1.0, *head_weights(unwrapped(native)))
         self._trained: dict[str, nn.Parameter] = {}
         groups: Groups = {}
@@ -51,20 +55,25 @@ class TorchStep:
 
         ImoriError where a batch norm gets a single value a channel.
         """
-        x = as_images(images, self._native)
-        soft, importance = (torch.tensor(a, dtype=x.dtype, device=x.device) for a in (targets, weights))
-        self._native.train()
-        for module in self._frozen:
-            module.eval()
+        x = self._as_images(images)
+        with np.errstate(invalid="ignore"):  # what is not finite shows in the loss
+            importance = weights / (np.sum(weights, dtype=float) or 1.0)
+        shares = torch.as_tensor(-importance[:, np.newaxis] * targets, dtype=x.dtype, device=x.device)
+        for module, training in self._modes:
+            if module.training != training:  # to set it again would cost a small net more than to look
+                module.training = training
         self._optimizer.zero_grad(set_to_none=True)
-        importance /= importance.sum() or 1
-        with exact(), _seeded(key, self._device):
+        with contextlib.ExitStack() as surroundings:
+            if self._device.type == "cuda":
+                surroundings.enter_context(exact())
+            if self._draws:
+                surroundings.enter_context(_seeded(key, self._device))
             outputs = self._forward(x)
             losses = [
-                weight * (importance * F.cross_entropy(out, soft, reduction="none")).sum()
+                (weight * shares * F.log_softmax(out, 1)).sum()
                 for out, weight in zip(outputs, self._loss_weights, strict=True)
             ]
-            loss = torch.stack(losses).sum()
+            loss = sum(losses[1:], losses[0])
             value = float(loss.item())
             if math.isfinite(value):
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -123,7 +132,8 @@ class TorchStep:
 def _seeded(key: int, device: torch.device) -> Iterator[None]:
     """Dropout drawn from `key` alone; afterwards the user's own random numbers go on as if nothing had been drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(key)
+        # torch.manual_seed would look at every kind of device, which costs a small net a tenth of its step.
+        (torch.default_generator if device.type == "cpu" else torch).manual_seed(key)
         yield
 
 
