@@ -14,6 +14,7 @@ from imori.tree import (
     Chain,
     Concat,
     Conv,
+    Depthwise,
     Flatten,
     GlobalAvgPool,
     Identity,
@@ -28,10 +29,6 @@ from imori.weights.published import their_shapes
 from imori.weights.tables import PUBLISHERS, names_in
 
 STEM = {"conv1": Conv(4, 3, bias=False), "bn1": BatchNorm()}
-PROJECTED = Sum(
-    body=Chain(conv1=Conv(6, 1, bias=False), bn1=BatchNorm()),
-    shortcut=Chain(conv=Conv(6, 1, bias=False), bn=BatchNorm()),
-)
 LAYER = Concat(
     shortcut=Identity(),
     body=Chain(bn1=BatchNorm(), conv1=Conv(8, 1, bias=False), bn2=BatchNorm(), conv2=Conv(2, 3, pad=1, bias=False)),
@@ -46,6 +43,18 @@ def vgg(convolutional: bool) -> Tree:
         conv1_1=Conv(4, 3, pad=1), relu1_1=ReLU(), pool1=MaxPool(2), **flatten,
         fc6=dense[0], relu6=ReLU(), fc7=dense[1], relu7=ReLU(), **gap, fc8=Linear(3),
     )  # fmt: skip
+
+
+def xception() -> Tree:
+    """An Xception of ten blocks, each wider than the one before: its shortcuts are what Keras leaves unnamed."""
+    blocks = {
+        f"block{i}": Sum(
+            body=Chain(sepconv1=Chain(depthwise=Depthwise(3, pad=1, bias=False), pointwise=Conv(i + 3, 1, bias=False))),
+            shortcut=Chain(conv=Conv(i + 3, 1, bias=False), bn=BatchNorm()),
+        )
+        for i in range(2, 12)
+    }
+    return Chain(**STEM, **blocks, gap=GlobalAvgPool(), fc=Linear(3))
 
 
 def googlenet(heads: bool) -> Tree:
@@ -76,6 +85,7 @@ SMALL: dict[str, Tree] = {
     "googlenet-headless": googlenet(heads=False),
     "vgg": vgg(convolutional=False),
     "vgg-convolutional": vgg(convolutional=True),
+    "xception": xception(),
 }
 SHAPE = (3, 4, 4)
 

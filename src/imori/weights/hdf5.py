@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
+import mmap
 import shutil
+import struct
 import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,7 @@ WEIGHTS, CONFIG = "model.weights.h5", "config.json"
 """What of an archive is read; the rest could describe code, and is not looked at."""
 FILTERS = (1, 2, 3)
 """gzip, shuffle and a checksum: filters of HDF5 itself. Keras uses none."""
+HEAP = b"GCOL\1"
 MOST_OBJECTS, MOST_NAME = 2**15, 2**10
 MOST_TEXT = 2**24
 """Bytes of a config.json, or of an attribute."""
@@ -52,10 +55,12 @@ def opened(path: Path, most: int) -> Iterator[tuple[File, bytes]]:
 
     try:
         with contextlib.ExitStack() as stack:
-            file, config = (path, b"")
-            if not h5py.is_hdf5(path) and zipfile.is_zipfile(path):
-                file, config = stack.enter_context(_unpacked(path, most))
-            yield stack.enter_context(h5py.File(file, "r")), config
+            raw: BinaryIO = stack.enter_context(open(path, "rb"))
+            config = b""
+            if not h5py.is_hdf5(path) and zipfile.is_zipfile(raw):
+                raw, config = stack.enter_context(_unpacked(raw, path, most))
+            _check_heaps(raw)
+            yield stack.enter_context(h5py.File(raw, "r")), config
     except ImoriError:
         raise
     except FileNotFoundError:
@@ -69,9 +74,9 @@ def opened(path: Path, most: int) -> Iterator[tuple[File, bytes]]:
 
 
 @contextlib.contextmanager
-def _unpacked(path: Path, most: int) -> Iterator[tuple[Any, bytes]]:
+def _unpacked(raw: BinaryIO, path: Path, most: int) -> Iterator[tuple[BinaryIO, bytes]]:
     """The weights in an archive, as an open file, and its config.json. Nothing is unpacked to a place it names."""
-    with zipfile.ZipFile(path) as archive, tempfile.TemporaryFile() as copy:
+    with zipfile.ZipFile(raw) as archive, tempfile.TemporaryFile() as copy:
         names = Counter(archive.namelist())
         for name, count in names.items():
             if count > 1:
@@ -88,7 +93,27 @@ def _unpacked(path: Path, most: int) -> Iterator[tuple[Any, bytes]]:
                 )
         with archive.open(WEIGHTS) as packed:
             shutil.copyfileobj(packed, copy)
+        copy.flush()
         yield copy, archive.read(CONFIG) if CONFIG in names else b""
+
+
+def _check_heaps(raw: BinaryIO) -> None:
+    """ValueError for a heap of strings that does not add up: HDF5 1.14 would walk in it for ever.
+
+    HDF5 file format specification 3.0, section III.E: a collection has 16 bytes of header, of which the last 8 are its
+    size; an object has a number, 16 bytes of header too, and its data in eights. Number 0 is what is left.
+    """
+    with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(HEAP)
+        while at >= 0:
+            (size,) = struct.unpack_from("<8xQ", data, at)
+            here, end = at + 16, at + size
+            while here + 16 <= end <= len(data):
+                number, length = struct.unpack_from("<H6xQ", data, here)
+                here += 16 + (length + 7) // 8 * 8 if number else length or size
+            if not here <= end <= len(data):
+                raise ValueError("a heap of strings is damaged")
+            at = data.find(HEAP, at + 1)
 
 
 def objects(file: File, path: Path, ignored: tuple[str, ...]) -> dict[str, Any]:

@@ -89,8 +89,9 @@ def _found(held: dict[str, Any], config: bytes, root: Node, names: Mapping[str, 
             if f"{name}/{word}" in places:
                 raise WeightsError(f"{path} holds {name}/{word} twice; keep one of them")
             places[f"{name}/{word}"] = place
-    rest = {place for place in held if place and not place.endswith("/")} - {*places.values()}
-    return {name: held[place] for name, place in (places | dict(zip(rest, rest, strict=True))).items()}
+    taken = {*places.values()}
+    rest = {place: place for place in held if place and not place.endswith("/") and place not in taken}
+    return {name: held[place] for name, place in (places | rest).items()}
 
 
 def _in_legacy(held: Mapping[str, Any], start: str) -> Layers:
@@ -240,7 +241,9 @@ def _compare(found: Mapping[str, Dataset], forms: Mapping[str, Layout], root: No
     names = list(expected)
     missing = [name for name in names if name not in shapes]
     if shapes.keys() < expected.keys() and missing == names[-len(missing) :]:
-        remedy = "The file has no classifier, as one of include_top=False: save the whole model"
+        remedy = (
+            "The file has no classifier (include_top=False): save the whole model, or cut the tree before it by upto="
+        )
     else:
         theirs, wanted = ({name: shape[::-1] for name, shape in each.items()} for each in (shapes, expected))
         remedy = remedy_for(theirs, wanted, root, "keras", family)  # which takes shapes with the output first

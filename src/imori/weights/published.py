@@ -127,6 +127,8 @@ def remedy_for(found: Shapes, expected: Shapes, root: Node, publisher: str, fami
         return f"The file looks like {' or '.join(sorted(families))}, and the tree has the layers of {family}"
     if like and publisher not in publishers:
         return f'The file looks like one of {min(publishers)}: read it with source="{min(publishers)}"'
+    if len(root.output) > 1:
+        return "The tree is cut: read the file for the whole network, and take what the cut one needs by imori.restrict"
     return _of_its_own(publisher)
 
 

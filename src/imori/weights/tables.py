@@ -261,10 +261,12 @@ _WORD = "[0-9a-z]+"
 def names_in(table: Table, root: Node) -> dict[str, str] | None:
     """Canonical name -> theirs, for every weight of a resolved tree.
 
-    None for a tree that the table is not of: it has no row for a layer, or one name for two, or another classifier.
+    None for a tree that the table is not of: it has no row for a layer, or one name for two, or another classifier. A
+    tree that ends in a map was cut before its classifier.
     """
     weighted = [node for node in flat(root) if node.weights]
-    if not weighted or not _pattern([*table][-1]).fullmatch(weighted[-1].path):
+    cut = len(root.output) > 1
+    if not weighted or not (cut or _pattern([*table][-1]).fullmatch(weighted[-1].path)):
         return None
     places = _places(root)
     names: dict[str, str] = {}
