@@ -1,100 +1,101 @@
 """How long training and predicting take in the models that imori builds, beside keras.applications' own.
 
-    KERAS_BACKEND=tensorflow python benchmarks/step_keras.py
+    KERAS_BACKEND=tensorflow python benchmarks/step_keras.py        # the cases below, about five minutes
     python benchmarks/step_keras.py --model resnet50 --size 96 --batch 16 --rounds 20
 
-A step takes a batch of NumPy arrays, and goes through forward, backward and SGD with momentum 0.9: imori's own step,
-the same network under Keras's `train_on_batch`, and keras.applications' network under it. Predicting is
-`predict_on_batch`. They take turns in one process; medians of the rounds are printed, and the last one's over ours.
+A step takes a batch of NumPy arrays, goes through forward, backward and SGD with momentum 0.9, and gives the loss as a
+number: imori's own step, and under Keras's `train_on_batch`, imori's model and keras.applications' of the same network
+with the same weights. `fit` takes two such batches. Predicting is `predict_on_batch`. imori's own step and logits
+take channels first, and so turn the images that the others are given channels last.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
-import time
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from turns import machine, print_medians, take_turns
 
 import imori
 from imori import frameworks
 from imori.frameworks.base import Array, Setup
 from imori.optimizers import SGD
 
-CLASSES = 10
-THEIRS = {"resnet50": keras.applications.ResNet50, "mobilenet_v2": keras.applications.MobileNetV2}
+CLASSES, RATE, BATCHES = 10, 0.001, 2
+THEIRS = {
+    "resnet50": keras.applications.ResNet50,
+    "mobilenet_v2": keras.applications.MobileNetV2,
+    "vgg16": keras.applications.VGG16,
+    "densenet121": keras.applications.DenseNet121,
+}
+#        model, size, batch
+CASES = (("resnet50", 64, 8), ("mobilenet_v2", 96, 8), ("vgg16", 64, 8), ("densenet121", 64, 8))
 
 
-def ready(native: Any) -> Any:
+def ready(native: Any) -> None:
     """Compiled as Keras users do."""
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    native.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9), loss=loss)
-    return native
+    native.compile(optimizer=keras.optimizers.SGD(RATE, momentum=0.9), loss=loss)
 
 
-def runs(model: str, size: int, batch: int) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]]]:
-    """By name what trains, and what predicts."""
+def measure(model: str, size: int, batch: int, rounds: int) -> None:
+    """Times each in turn, and prints."""
     rng = np.random.default_rng(0)
     images: Array = rng.standard_normal((batch, 3, size, size), dtype="float32")
     last = np.ascontiguousarray(np.moveaxis(images, 1, -1))
     targets, weights = np.eye(CLASSES, dtype="float32")[rng.integers(0, CLASSES, batch)], np.ones(batch, "float32")
+    many, their_targets = np.concatenate([last] * BATCHES), np.concatenate([targets] * BATCHES)
     tree = imori.model(model, CLASSES, variant="keras")
-    ours, same = (imori.build(tree, (3, size, size), "keras") for _ in range(2))
-    theirs = ready(
-        THEIRS[model](weights=None, input_shape=(size, size, 3), classes=CLASSES, classifier_activation=None)
-    )
-    assert ours.count_params() == theirs.count_params(), "the two networks differ"
-    same = ready(same)
+    theirs = THEIRS[model](weights=None, input_shape=(size, size, 3), classes=CLASSES, classifier_activation=None)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_weights(Path(folder, "theirs.weights.h5"))
+        start = imori.read_weights(Path(folder, "theirs.weights.h5"), tree, "keras", images.shape[1:])
+    ours, same = (imori.build(tree, (3, size, size), "keras", start) for _ in range(2))
+    one, other = imori.logits(ours, images), theirs.predict_on_batch(last)
+    assert np.abs(one - other).max() <= 1e-3 * np.abs(other).max(), "the two networks differ"
+    for native in (same, theirs):
+        ready(native)
     trainable = frozenset(name for name in imori.dump_weights(ours) if name.endswith(("weight", "bias")))
     step = frameworks.get("keras").prepare(ours, Setup(SGD(), trainable))
-    training = {
-        "imori's step": lambda: step(images, targets, weights, 0.01, 0),
-        "imori's model, train_on_batch": lambda: same.train_on_batch(last, targets),
+    training: dict[str, Callable[[], Any]] = {
+        "imori": lambda: step(images, targets, weights, RATE, 0)[0],
         "keras.applications": lambda: theirs.train_on_batch(last, targets),
+        "imori's model, by Keras": lambda: same.train_on_batch(last, targets),
     }
-    predicting = {
-        "imori.logits": lambda: imori.logits(ours, images),
-        "imori's model, predict_on_batch": lambda: same.predict_on_batch(last),
+    where = f"{model}, {size}×{size}, batch {batch}"
+    print_medians(f"{where}: a training step", take_turns(training, rounds))
+    assert all(np.isfinite(run()) for run in training.values()), "training went astray, and its steps were cut short"
+    fitting: dict[str, Callable[[], Any]] = {
+        "imori": lambda: same.fit(many, their_targets, batch, verbose=0),
+        "keras.applications": lambda: theirs.fit(many, their_targets, batch, verbose=0),
+    }
+    print_medians(f"{where}: fit, {BATCHES} batches", take_turns(fitting, rounds))
+    predicting: dict[str, Callable[[], Any]] = {
+        "imori": lambda: imori.logits(ours, images),
         "keras.applications": lambda: theirs.predict_on_batch(last),
+        "imori's model, by Keras": lambda: same.predict_on_batch(last),
     }
-    return training, predicting
-
-
-def measure(what: str, chosen: dict[str, Callable[[], Any]], rounds: int) -> None:
-    """Times each in turn, and prints."""
-    taken: dict[str, list[float]] = {name: [] for name in chosen}
-    for i in range(rounds + 2):
-        for name, run in chosen.items():
-            began = time.perf_counter()
-            run()
-            if i >= 2:  # the first two rounds compile and warm up
-                taken[name].append((time.perf_counter() - began) * 1000)
-    medians = {name: statistics.median(times) for name, times in taken.items()}
-    print(what)
-    for name, median in medians.items():
-        speed = medians["keras.applications"] / median
-        print(f"  {name:32}{median:8.1f} ms  (least {min(taken[name]):.1f})   {speed:.2f} of its speed", flush=True)
+    print_medians(f"{where}: predicting", take_turns(predicting, rounds))
 
 
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=tuple(THEIRS), default="mobilenet_v2")
+    parser.add_argument("--model", choices=tuple(THEIRS))
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     backend = keras.config.backend()
-    print(f"{platform.machine()}, keras {keras.__version__} on {backend}, {arguments.rounds} rounds")
-    print(f"imori {imori.__version__}, Python {platform.python_version()}")
-    training, predicting = runs(arguments.model, arguments.size, arguments.batch)
-    where = f"{arguments.model}, {arguments.size}×{arguments.size}, batch {arguments.batch}"
-    measure(f"{where}: a training step", training, arguments.rounds)
-    measure(f"{where}: predicting", predicting, arguments.rounds)
+    print(f"{machine('keras')}; Keras on {backend}; medians of {arguments.rounds} rounds")
+    chosen = [(arguments.model, arguments.size, arguments.batch)] if arguments.model else CASES
+    for model, size, batch in chosen:
+        measure(model, size, batch, arguments.rounds)
 
 
 if __name__ == "__main__":
