@@ -131,7 +131,8 @@ def objects(file: File, path: Path, ignored: tuple[str, ...]) -> dict[str, Any]:
                 continue
             at = f"{place}{name}"
             if len(found) > MOST_OBJECTS or len(at) > MOST_NAME:  # as where a group holds itself
-                raise WeightsError(f"{path} holds more groups than any network, and was not read; it may be damaged")
+                what = "more groups" if len(at) <= MOST_NAME else "deeper groups"
+                raise WeightsError(f"{path} holds {what} than any network, and was not read; it may be damaged")
             link = found[place].get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 raise WeightsError(f"{path}: {at} is a {type(link).__name__}, which leads elsewhere, and was not read")
