@@ -117,7 +117,7 @@ ELSEWHERE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "external-storage": (external, "a keeps its values in another file or form"),
     "virtual": (virtual, "a keeps its values in another file or form"),
     "filter": (lambda file: file.create_dataset("a", data=VALUE, compression="lzf"), "a keeps its values in another"),
-    "circle": (lambda file: file["layers"].update(again=file["layers"]), "holds deeper groups than any network"),
+    "circle": (lambda file: file["layers"].update(again=file["layers"]), "holds a group in itself, or too deep"),
     "whole-circle": (lambda file: file.update({f"a{i}": file["/"] for i in range(9)}), "holds more groups than any"),
 }  # fmt: skip
 

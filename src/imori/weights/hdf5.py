@@ -130,9 +130,10 @@ def objects(file: File, path: Path, ignored: tuple[str, ...]) -> dict[str, Any]:
             if name in ignored:
                 continue
             at = f"{place}{name}"
-            if len(found) > MOST_OBJECTS or len(at) > MOST_NAME:  # as where a group holds itself
-                what = "more groups" if len(at) <= MOST_NAME else "deeper groups"
-                raise WeightsError(f"{path} holds {what} than any network, and was not read; it may be damaged")
+            if len(at) > MOST_NAME:
+                raise WeightsError(f"{path} holds a group in itself, or too deep, and was not read; it may be damaged")
+            if len(found) > MOST_OBJECTS:
+                raise WeightsError(f"{path} holds more groups than any network, and was not read; it may be damaged")
             link = found[place].get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 raise WeightsError(f"{path}: {at} is a {type(link).__name__}, which leads elsewhere, and was not read")
