@@ -57,12 +57,13 @@ class TorchStep:
         """
         x = self._as_images(images)
         with np.errstate(invalid="ignore"):  # what is not finite shows in the loss
-            importance = weights / (np.sum(weights, dtype=float) or 1.0)
-        shares = torch.as_tensor(-importance[:, np.newaxis] * targets, dtype=x.dtype, device=x.device)
+            shares = targets * (weights / -(weights.sum(dtype=float) or 1.0))[:, np.newaxis]
+        shares = torch.as_tensor(shares, dtype=x.dtype, device=x.device)
         for module, training in self._modes:
             if module.training != training:  # to set it again would cost a small net more than to look
                 module.training = training
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._trained.values():
+            parameter.grad = None
         with contextlib.ExitStack() as surroundings:
             if self._device.type == "cuda":
                 surroundings.enter_context(exact())
