@@ -141,8 +141,8 @@ def test_the_logits_are_theirs_from_every_file(name: str, tmp_path: Path) -> Non
     theirs, tree, size = randomised(name), tree_of(name), NETWORKS[name][-1]
     shape = (3, size, size)
     first: dict[str, np.ndarray] = {}
-    for file, save_as in FILES.items():
-        save_as(theirs, tmp_path / file)
+    for file in ("a.keras", "a.h5", "older.weights.h5") if name.startswith("vgg") else FILES:  # VGG's have 300 MB
+        FILES[file](theirs, tmp_path / file)
         weights = imori.read_weights(tmp_path / file, tree, "keras", shape)
         (tmp_path / file).unlink()
         first = first or weights
