@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keras rounds to float32 on JAX and PyTorch. It is kept from that here, so that formulas are compared exactly."""
+    """What must be set before a framework is imported, and where the processes keep NumPy's numbers for each other.
+
+    Keras rounds to float32 on JAX and PyTorch. It is kept from that here, so that formulas are compared exactly. JAX
+    compiles each network for one or two runs: without the costly part of its optimisations.
+    """
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_use_fusion_emitters=false",
+    )
+    if "IMORI_MATRIX" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="imori-matrix-")
+        os.environ["IMORI_MATRIX"] = folder.name
+        config.add_cleanup(folder.cleanup)
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if config.getoption("--framework") == "keras" and backend != "tensorflow":
         os.environ["JAX_ENABLE_X64"] = "1"
@@ -50,16 +64,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --framework, its own tests alone, and those marked exhaustive only where they are asked for by -m."""
+    """With --framework, its own tests alone."""
     asked = config.getoption("--framework")
-    exhaustive = "exhaustive" in config.getoption("markexpr")
+    if not asked:
+        return
 
-    def wanted(item: pytest.Item) -> bool:
-        own = {"framework", "peer"} & set(getattr(item, "fixturenames", ())) or asked in item.path.parts
-        return bool(own or not asked) and (exhaustive or not asked or not item.get_closest_marker("exhaustive"))
+    def own(item: pytest.Item) -> bool:
+        return bool({"framework", "peer"} & set(getattr(item, "fixturenames", ()))) or asked in item.path.parts
 
-    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
-    items[:] = [item for item in items if wanted(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not own(item)])
+    items[:] = [item for item in items if own(item)]
 
 
 @pytest.hookimpl(wrapper=True)

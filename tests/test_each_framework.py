@@ -1,13 +1,16 @@
-"""Each framework that does not share this process has its tests run in one of its own.
+"""Each framework that does not share this process has its tests run in one of its own, a process for each core.
 
-There it has the tests that are not slow; by hand, with --framework, it has all. What is installed is tested, or what
-IMORI_FRAMEWORKS names, as in "tensorflow,keras:jax": that must be there.
+What is installed is tested, Keras on each of its backends, or what IMORI_FRAMEWORKS names, as in
+"tensorflow,keras:jax": that must be there.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -15,35 +18,73 @@ from imori import frameworks
 
 ROOT = Path(__file__).parent.parent
 TOGETHER = {"torch", "numpy"}
+BACKENDS = {"tensorflow": "tensorflow", "jax": "flax", "torch": "torch"}
+"""Keras's backends, and the frameworks that bring them."""
+EVERY_RUN = "not exhaustive"
+Ending: TypeAlias = "Future[subprocess.CompletedProcess[str]]"
+Endings: TypeAlias = Callable[[str, str], Ending]
 
 
 def asked() -> list[str]:
-    """The frameworks beyond those of this process; Keras on its own backend, or on another one as in "keras:jax"."""
+    """The frameworks beyond those of this process; "keras:jax" is Keras on JAX."""
     named = os.environ.get("IMORI_FRAMEWORKS")
     if named:
         return named.split(",")
-    return [name for name in frameworks.names() if name not in TOGETHER and frameworks.installed(name)]
+    there = [name for name in frameworks.names() if name not in TOGETHER and frameworks.installed(name)]
+    backends = [f"keras:{backend}" for backend, name in BACKENDS.items() if frameworks.installed(name)]
+    return [each for name in there for each in (backends if name == "keras" else [name])]
 
 
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the processes keep NumPy's numbers for each other."""
-    return tmp_path_factory.mktemp("matrix")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", asked())
-def test_its_tests_pass(name: str, shared: Path, request: pytest.FixtureRequest) -> None:
+def ran(name: str, markers: str) -> "subprocess.CompletedProcess[str]":
+    """Runs the tests of one framework, on one thread: the other cores have others."""
     framework, _, backend = name.partition(":")
-    assert frameworks.installed(framework), f"{framework} is asked for and not installed"
-    chosen = ["-m", request.config.getoption("markexpr") or "not slow"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--framework", framework, "tests/matrix", "tests/frameworks", *chosen],
+    if markers == EVERY_RUN and backend not in ("", "tensorflow"):
+        markers = "not slow"  # Keras's layers are the same on each backend: the smaller nets show that it serves
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=20", "--framework", framework, "-m", markers]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
+    if backend:
+        environment["KERAS_BACKEND"] = backend
+    return subprocess.run(
+        [*command, "tests/matrix", "tests/frameworks"],
         cwd=ROOT,
-        env={**os.environ, "IMORI_MATRIX": str(shared), **({"KERAS_BACKEND": backend} if backend else {})},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def ending() -> Iterator[Endings]:
+    """How the tests of a framework end that fit an expression of markers; the first question begins them all."""
+    begun: dict[tuple[str, str], Ending] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def of(name: str, markers: str) -> Ending:
+            for each in asked():
+                if (each, markers) not in begun:
+                    begun[each, markers] = pool.submit(ran, each, markers)
+            return begun[name, markers]
+
+        yield of
+        pool.shutdown(cancel_futures=True)
+
+
+def passes(name: str, ending: Ending) -> None:
+    assert frameworks.installed(name.partition(":")[0]), f"{name} is asked for and not installed"
+    done = ending.result()
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", asked())
+def test_its_tests_pass(name: str, ending: Endings) -> None:
+    passes(name, ending(name, EVERY_RUN))
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", asked())
+def test_the_whole_matrix_agrees(name: str, ending: Endings) -> None:
+    passes(name, ending(name, "exhaustive"))

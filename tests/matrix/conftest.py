@@ -1,7 +1,9 @@
 """What every net of the matrix is tried with: random weights, images and targets, and the measure of agreement."""
 
 import hashlib
+import json
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -72,7 +74,7 @@ class Matrix:
             case t.Chain() | t.Sum() | t.Concat():
                 children = tuple((segment, Matrix.thinned(child, by)) for segment, child in tree.segments())
                 return type(tree).of(children)  # type: ignore[return-value]
-            case t.Conv(out) | t.Linear(out) if out % by == 0:
+            case t.Conv(out) | t.Linear(out) | t.PadChannels(out) if out % by == 0:
                 return replace(tree, out=out // by)
             case _:
                 return tree
@@ -85,7 +87,7 @@ class Matrix:
         return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
     @staticmethod
-    def agree(ours: Mapping[str, Array], theirs: Mapping[str, Array], tolerance: float, floor: float = 0.0) -> None:
+    def agree(ours: Mapping[str, Array], theirs: Mapping[str, Array], tolerance: float, floor: float = 0.0) -> float:
         """Each array differs by no more than `tolerance` times its own largest value, or `floor` if that is larger."""
         assert ours.keys() == theirs.keys()
         errors = {
@@ -94,70 +96,106 @@ class Matrix:
         }
         worst = max(errors, key=lambda name: errors[name])
         assert errors[worst] <= tolerance, f"{worst} is off by {errors[worst]:.2e} of its size"
+        return errors[worst]
 
     @staticmethod
     def once(what: str, tree: t.Tree, shape: Shape, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
         """What `make` gives, made once for all the processes that share the folder IMORI_MATRIX."""
-        folder = os.environ.get("IMORI_MATRIX")
-        if not folder:
-            return make()
         key = hashlib.sha256(f"{what} {shape} {t.to_json(tree)}".encode()).hexdigest()
-        path = Path(folder, f"{key}.npz")
+        path = Path(os.environ["IMORI_MATRIX"], f"{key}.npz")
         if not path.exists():
-            with open(path.with_suffix(".partial"), "wb") as file:
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
                 np.savez(file, **make())
-            path.with_suffix(".partial").rename(path)
+            Path(file.name).replace(path)
         with np.load(path, allow_pickle=False) as kept:
             return dict(kept)
 
     @staticmethod
-    def same_logits(tree: t.Tree, shape: Shape, framework: str, classes: int) -> None:
-        """The logits agree with NumPy's: in float64 to 5e-10, in float32 to 1e-4."""
+    def same_logits(tree: t.Tree, shape: Shape, framework: str, classes: int) -> dict[str, float]:
+        """The logits agree with NumPy's: in float64 to 5e-10, in float32 to 1e-4. Weights go in and out unchanged."""
         weights = Matrix.randomised(tree, shape)
         images, _, _ = Matrix.batch(shape, classes, count=2)
 
         def of(name: str) -> dict[str, Array]:
-            return {
-                dtype: imori.logits(imori.build(tree, shape, name, weights, dtype), images.astype(dtype))
-                for dtype in ("float64", "float32")
-            }
+            found = {}
+            for dtype in ("float32", "float64"):
+                native = imori.build(tree, shape, name, weights, dtype)
+                found[dtype] = imori.logits(native, images.astype(dtype))
+                if name != "numpy":
+                    dumped = imori.dump_weights(native)
+                    assert dumped.keys() == weights.keys()
+                    for key, value in weights.items():
+                        assert np.array_equal(dumped[key], value.astype(dtype)), f"{key} there and back"
+            return found
 
         ours, theirs = of(framework), Matrix.once("logits", tree, shape, lambda: of("numpy"))
         assert np.abs(theirs["float64"]).max() > 0.1, "logits near zero would hide a difference"
-        assert Matrix.difference(ours["float64"], theirs["float64"]) <= 5e-10
-        assert Matrix.difference(ours["float32"], theirs["float32"]) <= 1e-4
+        found = {dtype: Matrix.difference(ours[dtype], theirs[dtype]) for dtype in ours}
+        assert found["float64"] <= 5e-10
+        assert found["float32"] <= 1e-4
         assert Matrix.difference(ours["float32"].astype(float), theirs["float64"]) <= 1e-4
-        dumped = imori.dump_weights(imori.build(tree, shape, framework, weights, "float64"))
-        assert dumped.keys() == weights.keys()
-        assert all(np.array_equal(dumped[name], value) for name, value in weights.items()), "there and back"
+        return found
 
     @staticmethod
-    def one_step(tree: t.Tree, shape: Shape, framework: str, classes: int, count: int) -> dict[str, Any]:
-        """What a first step of SGD with momentum in float64 does; its memory is then the gradient."""
+    def one_step(
+        tree: t.Tree, shape: Shape, framework: str, classes: int, count: int, dtype: str = "float64"
+    ) -> dict[str, Any]:
+        """What a first step of SGD with momentum does; its memory is then the gradient."""
         weights = Matrix.randomised(tree, shape)
-        native = imori.build(tree, shape, framework, weights)
+        native = imori.build(tree, shape, framework, weights, dtype)
         trainable = frozenset(name for name in weights if name.rpartition(".")[2] in ("weight", "bias"))
-        step = frameworks.get(framework).prepare(native, Setup(SGD(), trainable, precision="float64"))
+        step = frameworks.get(framework).prepare(native, Setup(SGD(), trainable, precision=dtype))
         loss, logits = step(*Matrix.batch(shape, classes, count), rate=0.05, key=1)
         state = step.state()
         assert state.pop("time") == 1
         return {"loss": loss, "logits": logits, "gradients": state, "weights": imori.dump_weights(native)}
 
     @staticmethod
-    def same_step(tree: t.Tree, shape: Shape, framework: str, classes: int, count: int = 4) -> None:
+    def same_step(tree: t.Tree, shape: Shape, framework: str, classes: int, count: int = 4) -> dict[str, float]:
         """A step agrees with NumPy's to 5e-10: loss, logits, gradients, new weights and running statistics."""
         ours = Matrix.one_step(tree, shape, framework, classes, count)
-
-        def of_numpy() -> dict[str, Array]:
-            return Matrix.apart(Matrix.one_step(tree, shape, "numpy", classes, count))
-
-        theirs = Matrix.together(Matrix.once(f"step {count}", tree, shape, of_numpy))
+        theirs = Matrix.numpy_step(tree, shape, classes, count)
         assert ours["loss"] == pytest.approx(float(theirs["loss"]), rel=5e-10)
         assert Matrix.difference(ours["logits"], theirs["logits"]) <= 5e-10
         # A bias before a batch norm has a gradient of exactly 0, of which each framework makes its own noise.
         floor = 1e-3 * max(np.abs(gradient).max() for gradient in theirs["gradients"].values())
-        Matrix.agree(ours["gradients"], theirs["gradients"], 5e-10, floor)
-        Matrix.agree(ours["weights"], theirs["weights"], 5e-10)
+        return {
+            "gradients": Matrix.agree(ours["gradients"], theirs["gradients"], 5e-10, floor),
+            "weights": Matrix.agree(ours["weights"], theirs["weights"], 5e-10),
+        }
+
+    @staticmethod
+    def numpy_step(tree: t.Tree, shape: Shape, classes: int, count: int) -> dict[str, Any]:
+        """A step of NumPy's in float64, made once."""
+        kept = Matrix.once(
+            f"step {count}", tree, shape, lambda: Matrix.apart(Matrix.one_step(tree, shape, "numpy", classes, count))
+        )
+        return Matrix.together(kept)
+
+    @staticmethod
+    def smooth(tree: t.Tree) -> t.Tree:
+        """The same network without kinks, at which float32 and float64 take different ways: Tanh, and average pools."""
+        match tree:
+            case t.Chain() | t.Sum() | t.Concat():
+                children = tuple((segment, Matrix.smooth(child)) for segment, child in tree.segments())
+                return type(tree).of(children)  # type: ignore[return-value]
+            case t.Aux(head, weight):
+                return t.Aux(Matrix.smooth(head), weight)
+            case t.ReLU():
+                return t.Tanh()
+            case t.MaxPool(kernel, stride, pad, ceil):
+                return t.AvgPool(kernel, stride, pad, ceil)
+            case _:
+                return tree
+
+    @staticmethod
+    def keep(label: str, framework: str, figures: Mapping[str, float]) -> None:
+        """Adds a line to the file that IMORI_DIFFERENCES names, of which benchmarks/differences.py makes a table."""
+        if path := os.environ.get("IMORI_DIFFERENCES"):
+            backend = os.environ.get("KERAS_BACKEND", "tensorflow") if framework == "keras" else ""
+            row = {"net": label, "framework": f"{framework}:{backend}" if backend else framework, **figures}
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
     @staticmethod
     def apart(step: dict[str, Any]) -> dict[str, Array]:

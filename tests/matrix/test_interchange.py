@@ -45,7 +45,7 @@ def test_going_on_elsewhere_changes_nothing(matrix: Any, how: Any, peer: str, aw
     moved = imori.build(TREE, SHAPE, first, weights)
     stayed = imori.build(TREE, SHAPE, second, weights)
     steps = [prepared(first, moved, how), prepared(second, stayed, how)]
-    for time, rate in enumerate((0.05, 0.05, 0.01, 0.03, 0.03)):
+    for time, rate in enumerate((0.05, 0.05, 0.01, 0.03, 0.03, 0.02, 0.02, 0.04, 0.01, 0.01)):
         if time == 2:
             state = steps[0].state()
             moved = imori.build(TREE, SHAPE, second, imori.dump_weights(moved))

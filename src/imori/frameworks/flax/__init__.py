@@ -61,8 +61,7 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> Combinator:
     if isinstance(root.layer, t.Aux):
         raise TreeError("the root is an Aux, which only passes its input through; put it into a Chain with the rest")
     with exact():
-        # Shapes alone: no memory, and no random start for weights that are replaced at once.
-        native: Combinator = nnx.eval_shape(partial(root_of, root, dtype))
+        native = root_of(root, dtype)
         nnx.reseed(native, dropout=0)
         fill(native, weights, _devices()[device])
     return native

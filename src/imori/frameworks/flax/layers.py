@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, assert_never
+from typing import Any, TypeAlias, TypeVar, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,14 @@ from imori.shapes import Node, Shape, Sides, Two, Window
 Tensor: TypeAlias = jax.Array
 Both: TypeAlias = tuple[Tensor, tuple[Tensor, ...]]
 """An output, and the logits of the auxiliary heads on the way to it."""
+M = TypeVar("M", bound=nnx.Module)
 Options: TypeAlias = dict[str, Any]
 """What every layer of Flax's with weights takes: param_dtype and rngs."""
 
 
 def root_of(root: Node, dtype: str) -> Combinator:
-    """The whole model, its weights at Flax's own start."""
-    module = _module(root, {"param_dtype": dtype, "rngs": nnx.Rngs(params=0, dropout=0)})
+    """The whole model, whose weights are shapes alone: no memory, and no random start that is replaced at once."""
+    module = _module(root, {"param_dtype": dtype, "rngs": nnx.Rngs(0)})
     native = module if isinstance(module, Combinator) else Chain({"layer": module})
     native._origin = Origin(InputCheck(root), dtype)
     return native
@@ -51,9 +52,11 @@ def _module(node: Node, options: Options) -> nnx.Module:
         case t.ConvTranspose(out, groups=groups, bias=bias):
             return _conv_transpose(window, channels, out, groups, {"use_bias": bias, **options})
         case t.Linear(out, bias):
-            return nnx.Linear(channels, out, use_bias=bias, **options)
+            return _abstract(nnx.Linear, channels, out, use_bias=bias, **options)
         case t.BatchNorm(eps, momentum):
-            return BatchNorm(channels, momentum=1 - momentum, epsilon=eps, use_fast_variance=False, **options)
+            return _abstract(
+                BatchNorm, channels, momentum=1 - momentum, epsilon=eps, use_fast_variance=False, **options
+            )
         case t.MaxPool():
             return Function(_max_pool, window.kernel, window.stride, window.pads)
         case t.AvgPool():
@@ -97,8 +100,15 @@ def _children(node: Node, options: Options) -> tuple[dict[str, nnx.Module], froz
     return {child.name: _module(child, options) for child in node.children}, heads
 
 
+def _abstract(kind: Callable[..., M], *arguments: Any, rngs: nnx.Rngs, **options: Any) -> M:
+    """A layer whose weights are shapes. JAX would trace all layers at once in a time that grows as their square."""
+    layer: M = nnx.eval_shape(lambda: kind(*arguments, rngs=nnx.Rngs(0), **options))
+    return layer
+
+
 def _conv(window: Window, channels: int, out: int, groups: int, options: Options) -> nnx.Conv:
-    return nnx.Conv(
+    return _abstract(
+        nnx.Conv,
         channels,
         out,
         window.kernel,
@@ -118,10 +128,18 @@ def _conv_transpose(
     (high, wide), (below, beside) = window.kernel, window.output_pad
     padding = ((high - 1 - top, high - 1 - bottom + below), (wide - 1 - left, wide - 1 - right + beside))
     if groups == 1:
-        return nnx.ConvTranspose(
-            channels, out, window.kernel, window.stride, padding=padding, transpose_kernel=True, **options
+        return _abstract(
+            nnx.ConvTranspose,
+            channels,
+            out,
+            window.kernel,
+            window.stride,
+            padding=padding,
+            transpose_kernel=True,
+            **options,
         )
-    return nnx.Conv(
+    return _abstract(
+        nnx.Conv,
         channels,
         out,
         window.kernel,
