@@ -35,7 +35,7 @@ WEIGHTS, CONFIG = "model.weights.h5", "config.json"
 """What of an archive is read; the rest could describe code, and is not looked at."""
 FILTERS = (1, 2, 3)
 """gzip, shuffle and a checksum: filters of HDF5 itself. Keras uses none."""
-HEAP = b"GCOL\1"
+HEAP = b"GCOL\1\0\0\0"
 MOST_OBJECTS, MOST_NAME = 2**15, 2**10
 MOST_TEXT = 2**24
 """Bytes of a config.json, or of an attribute."""
