@@ -27,7 +27,7 @@ Options: TypeAlias = dict[str, Any]
 
 def root_of(root: Node, dtype: str) -> Combinator:
     """The whole model, whose weights are shapes alone: no memory, and no random start that is replaced at once."""
-    module = _module(root, {"param_dtype": dtype, "rngs": nnx.Rngs(0)})
+    module = _module(root, {"param_dtype": dtype, "rngs": nnx.Rngs(dropout=0)})
     native = module if isinstance(module, Combinator) else Chain({"layer": module})
     native._origin = Origin(InputCheck(root), dtype)
     return native
