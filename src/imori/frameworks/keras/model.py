@@ -18,6 +18,7 @@ from imori.frameworks.keras.backend import DOUBLE, Tensor, placed
 from imori.frameworks.keras.graph import Graph, group_names, name_of
 from imori.shapes import Node, Shape, flat
 from imori.weights.names import compare
+from imori.weights.tables import KERAS_NORM_ROLES, KERAS_ROLES
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,7 @@ def _model(root: Node, layers: dict[str, Any], dtype: str, training: bool) -> tu
 def _weight(node: Node, role: str, shape: Shape, layers: Mapping[str, Any]) -> Weight:
     names = group_names(node) if isinstance(node.layer, t.ConvTranspose) else [name_of(node)]
     own = [layers[name] for name in names]
-    if isinstance(own[0], k.BatchNormalization):
-        called = {"weight": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}[role]
-    else:
-        called = {"weight": "kernel", "bias": "bias"}[role]
+    called = (KERAS_NORM_ROLES if isinstance(own[0], k.BatchNormalization) else KERAS_ROLES)[role]
     depthwise = isinstance(own[0], k.DepthwiseConv2D) and role == "weight"
     return Weight(tuple(getattr(layer, called) for layer in own), shape, depthwise)
 
