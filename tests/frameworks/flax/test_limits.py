@@ -1,6 +1,7 @@
 """What Flax and JAX cannot do, or do otherwise, seen in them alone: each test is an entry of docs/limits.md."""
 
 import inspect
+import time
 
 import jax
 import jax.numpy as jnp
@@ -64,3 +65,18 @@ def test_average_pools_count_all_padding_or_none(counted: bool) -> None:
 
 def test_layers_that_are_missing() -> None:
     assert not [name for name in dir(nnx) if "adaptive" in name.lower() or "response" in name.lower()]
+
+
+def test_time_of_a_whole_trace() -> None:
+    """Eight times as many layers take more than eight times as long: each asks for its place among all before it."""
+
+    def layers(count: int) -> nnx.List:
+        return nnx.List([nnx.Conv(2, 2, (1, 1), rngs=nnx.Rngs(0)) for _ in range(count)])
+
+    def seconds(count: int) -> float:
+        began = time.process_time()
+        nnx.eval_shape(lambda: layers(count))
+        return time.process_time() - began
+
+    seconds(40)  # what is compiled or imported at first
+    assert seconds(320) > 12 * seconds(40)

@@ -22,29 +22,29 @@ Both: TypeAlias = tuple[Tensor, tuple[Tensor, ...]]
 """An output, and the logits of the auxiliary heads on the way to it."""
 M = TypeVar("M", bound=nnx.Module)
 Options: TypeAlias = dict[str, Any]
-"""What every layer of Flax's with weights takes: param_dtype and rngs."""
+"""What every layer of Flax's with weights takes: param_dtype."""
 
 
 def root_of(root: Node, dtype: str) -> Combinator:
     """The whole model, whose weights are shapes alone: no memory, and no random start that is replaced at once."""
-    module = _module(root, {"param_dtype": dtype, "rngs": nnx.Rngs(dropout=0)})
+    module = _module(root, {"param_dtype": dtype}, nnx.Rngs(dropout=0))
     native = module if isinstance(module, Combinator) else Chain({"layer": module})
     native._origin = Origin(InputCheck(root), dtype)
     return native
 
 
-def _module(node: Node, options: Options) -> nnx.Module:
-    """The module of one node and of all below it; of an `Aux`, its head."""
+def _module(node: Node, options: Options, rngs: nnx.Rngs) -> nnx.Module:
+    """The module of one node and of all below it; of an `Aux`, its head. `rngs` are what dropout draws from."""
     layer, window, channels = node.layer, node.window, node.input[0]
     match layer:
         case t.Chain():
-            return Chain(*_children(node, options))
+            return Chain(*_children(node, options, rngs))
         case t.Sum():
-            return Sum(*_children(node, options))
+            return Sum(*_children(node, options, rngs))
         case t.Concat():
-            return Concat(*_children(node, options))
+            return Concat(*_children(node, options, rngs))
         case t.Aux():
-            return _module(node.children[0], options)
+            return _module(node.children[0], options, rngs)
         case t.Conv(out, groups=groups, bias=bias):
             return _conv(window, channels, out, groups, {"use_bias": bias, **options})
         case t.Depthwise(multiplier=multiplier, bias=bias):
@@ -82,7 +82,7 @@ def _module(node: Node, options: Options) -> nnx.Module:
         case t.Softmax():
             return Function(nnx.softmax)
         case t.Dropout(drop):
-            return nnx.Dropout(drop, rngs=options["rngs"])
+            return nnx.Dropout(drop, rngs=rngs)
         case t.Identity():
             return Function(nnx.identity)
         case t.Subsample():
@@ -95,12 +95,12 @@ def _module(node: Node, options: Options) -> nnx.Module:
             assert_never(layer)
 
 
-def _children(node: Node, options: Options) -> tuple[dict[str, nnx.Module], frozenset[str]]:
+def _children(node: Node, options: Options, rngs: nnx.Rngs) -> tuple[dict[str, nnx.Module], frozenset[str]]:
     heads = frozenset(child.name for child in node.children if isinstance(child.layer, t.Aux))
-    return {child.name: _module(child, options) for child in node.children}, heads
+    return {child.name: _module(child, options, rngs) for child in node.children}, heads
 
 
-def _abstract(kind: Callable[..., M], *arguments: Any, rngs: nnx.Rngs, **options: Any) -> M:
+def _abstract(kind: Callable[..., M], *arguments: Any, **options: Any) -> M:
     """A layer whose weights are shapes. JAX would trace all layers at once in a time that grows as their square."""
     layer: M = nnx.eval_shape(lambda: kind(*arguments, rngs=nnx.Rngs(0), **options))
     return layer
