@@ -55,6 +55,13 @@ def test_values_are_read_in_their_dtype(tmp_path: Path, dtype: str, options: dic
     np.testing.assert_array_equal(found["a/b"], VALUE.astype(dtype))
 
 
+def test_values_may_look_like_a_heap_of_strings(tmp_path: Path) -> None:
+    alike = np.frombuffer(b"GCOL\1 is no heap", np.float32)
+    np.testing.assert_array_equal(
+        read(written(tmp_path / "a.h5", lambda file: file.create_dataset("a", data=alike)))["a"], alike
+    )
+
+
 def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
     whole = VALUE.astype(np.float32).view(np.uint32) & 0xFFFF0000
     short = (whole >> 16).astype("<u2").view("V2")
