@@ -5,7 +5,7 @@
 
 The first line takes hours. Each cell is the largest difference beside the largest value, of the logits in float32, of
 the logits in float64, and of the gradients, weights and running statistics of a training step in float64: the worst
-tensor. Weights and images are random, at an even square input and at an odd one that is not square.
+tensor. Weights and images are random. The logits are of an even, square input, the step of an odd one that is not.
 """
 
 import json

@@ -19,8 +19,6 @@ from imori.tree import Chain, Conv, GlobalAvgPool, Linear, ReLU
 
 TOGETHER = ("torch", "numpy")
 """The frameworks whose tests run in one process. Each other one has a process of its own: test_each_framework.py."""
-
-
 LIMITS = "test_limits"
 """The modules in the frameworks' folders that show what is wanting in the frameworks themselves."""
 
