@@ -22,7 +22,6 @@ from imori.frameworks.torch.weights import AsImages
 from imori.optimizers import SGD
 from imori.shapes import Shape, resolve
 from imori.tree import (
-    LRN,
     RESERVED,
     ROLES,
     Aux,
@@ -326,11 +325,12 @@ def test_any_memory_layout_does() -> None:
         np.testing.assert_array_equal(value, weights[name])
 
 
-def test_narrow_convolutions_get_images_channels_last() -> None:
+def test_narrow_and_pointwise_convolutions_get_images_channels_last() -> None:
     for tree, dtype, expected in (
         (NET, "float32", True),
         (NET, "float64", False),
         (Chain(conv=Conv(200, 2), wide=Conv(2, 3), wide2=Conv(2, 24), pool=GlobalAvgPool()), "float32", False),
+        (Chain(conv=Conv(1500, 2), point=Conv(200, 1), wide=Conv(2, 3), pool=GlobalAvgPool()), "float32", True),
         (Chain(flatten=Flatten(), fc=Linear(3)), "float32", False),
     ):
         native = imori.build(tree, (2, 30, 31), "torch", dtype=dtype)
@@ -343,17 +343,14 @@ def test_narrow_convolutions_get_images_channels_last() -> None:
     assert imori.logits(flat, np.random.default_rng(0).standard_normal((2, 5))).shape == (2, 3)
 
 
-def test_training_lays_wide_nets_out_channels_last_too() -> None:
-    def net(*more: Tree) -> Tree:
-        return Chain(*more, conv=Conv(3, 24), relu=ReLU(), pool=GlobalAvgPool(), fc=Linear(3))
-
-    for tree, size, expected in ((net(), 30, True), (net(), 24, False), (net(LRN()), 30, False)):
-        native = imori.build(tree, (2, size, size), "torch")
+def test_in_training_the_weights_lie_like_the_images() -> None:
+    for channels, expected in ((2, True), (200, False)):
+        tree = Chain(conv=Conv(200, 3), pool=GlobalAvgPool(), fc=Linear(3))
+        native = imori.build(tree, (channels, 9, 9), "torch")
         assert native.conv.weight.is_contiguous(), "outside of training it is as torch makes it"
-        assert not AsImages.of(native).last
-        assert AsImages.of(native, training=True).last == expected
         frameworks.get("torch").prepare(native, Setup(SGD(), frozenset({"conv.weight"})))
         assert native.conv.weight.is_contiguous(memory_format=torch.channels_last) == expected
+        assert native.conv.weight.is_contiguous() != expected
 
 
 def test_a_relu_overwrites_only_what_nothing_else_needs() -> None:

@@ -29,7 +29,7 @@ class TorchStep:
 
     def __init__(self, native: nn.Module, setup: Setup) -> None:
         self._native, self._clip = native, setup.clip
-        self._as_images = AsImages.of(native, training=True)
+        self._as_images = AsImages.of(native)
         if self._as_images.last:
             native.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch forgot to say so
         self._device = self._as_images.device
