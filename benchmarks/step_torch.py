@@ -1,6 +1,6 @@
 """How long a training step takes in the modules that imori builds, beside the same networks written by hand in torch.
 
-    python benchmarks/step_torch.py                     # the cases below, about five minutes
+    python benchmarks/step_torch.py                     # the cases below, some ten minutes
     python benchmarks/step_torch.py --model resnet18 --size 64 --batch 32 --rounds 20 --threads 2
 
 One step takes a batch of NumPy arrays, and goes through forward, backward and SGD with momentum 0.9, and gives the
@@ -13,18 +13,20 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from turns import machine, print_medians, take_turns
+from turns import machine, print_medians, take_fresh_turns
 
 import imori
 from imori import frameworks
 from imori.frameworks.base import Array, Setup
 from imori.optimizers import SGD
 
+Step: TypeAlias = Callable[[], float]
 CLASSES = 10
 RATE = 0.001
 #        model, size, batch
@@ -127,7 +129,7 @@ BY_HAND: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 
-def plain_step(native: nn.Module, images: Array, labels: Array, layout: torch.memory_format) -> Callable[[], float]:
+def plain_step(native: nn.Module, images: Array, labels: Array, layout: torch.memory_format) -> Step:
     """The usual loop's step."""
     native.to(memory_format=layout)  # type: ignore[call-overload]  # torch forgot to say so
     optimizer = torch.optim.SGD(native.parameters(), RATE, momentum=0.9, fused=True)
@@ -138,17 +140,23 @@ def plain_step(native: nn.Module, images: Array, labels: Array, layout: torch.me
         loss = F.cross_entropy(native(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        return loss.item()
+        return finite(loss.item())
 
     return step
 
 
-def our_step(native: nn.Module, images: Array, labels: Array) -> Callable[[], float]:
+def our_step(native: nn.Module, images: Array, labels: Array) -> Step:
     """Imori's step in the module that it builds."""
     trainable = frozenset(name for name in imori.dump_weights(native) if name.endswith(("weight", "bias")))
     step = frameworks.get("torch").prepare(native, Setup(SGD(), trainable))
     targets, weights = np.eye(CLASSES, dtype="float32")[labels], np.ones(len(labels), "float32")
-    return lambda: step(images, targets, weights, RATE, 0)[0]
+    return lambda: finite(step(images, targets, weights, RATE, 0)[0])
+
+
+def finite(loss: float) -> float:
+    """AssertionError where it is not: training went astray, and its steps are cut short."""
+    assert math.isfinite(loss)
+    return loss
 
 
 def written(model: str, ours: nn.Module) -> nn.Module:
@@ -166,20 +174,22 @@ def measure(model: str, size: int, batch: int, rounds: int) -> None:
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch, 1 if model == "lenet" else 3, size, size), dtype="float32")
     labels = rng.integers(0, CLASSES, batch)
-    ours = imori.build(imori.model(model, CLASSES, images.shape[1]), images.shape[1:], "torch")
-    usual, last = written(model, ours), written(model, ours)
-    steps = {
-        "imori": our_step(ours, images, labels),
-        "by hand": plain_step(usual, images, labels, torch.contiguous_format),
-        "by hand, channels_last": plain_step(last, images, labels, torch.channels_last),
+    tree, shape = imori.model(model, CLASSES, images.shape[1]), images.shape[1:]
+
+    def by_hand(layout: torch.memory_format) -> Step:
+        return plain_step(written(model, imori.build(tree, shape, "torch")), images, labels, layout)
+
+    makers: dict[str, Callable[[], Step]] = {
+        "imori": lambda: our_step(imori.build(tree, shape, "torch"), images, labels),
+        "by hand": lambda: by_hand(torch.contiguous_format),
+        "by hand, channels_last": lambda: by_hand(torch.channels_last),
     }
     losses = []
-    for step in steps.values():
+    for make in makers.values():
         torch.manual_seed(0)  # of the dropout
-        losses.append(step())
+        losses.append(make()())
     assert np.allclose(losses, losses[0], rtol=1e-3), f"the first losses differ: {losses}"
-    print_medians(f"{model}, {size}×{size}, batch {batch}", take_turns(steps, rounds))
-    assert all(math.isfinite(step()) for step in steps.values()), "training went astray, and its steps were cut short"
+    print_medians(f"{model}, {size}×{size}, batch {batch}", take_fresh_turns(makers, rounds))
 
 
 def main() -> None:
@@ -192,7 +202,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"{machine('torch')}, {torch.get_num_threads()} threads; medians of {arguments.rounds} rounds")
+    print(f"{machine('torch')}, {torch.get_num_threads()} threads; medians of 3 × {arguments.rounds} rounds")
     chosen = [(arguments.model, arguments.size, arguments.batch)] if arguments.model else CASES
     for model, size, batch in chosen:
         measure(model, size, batch, arguments.rounds)
