@@ -41,6 +41,7 @@ OWN = {
     "numpy": {"engine", "threadpoolctl"},
     "flax": {"jax", "optax"},
     "keras": {"tensorflow", "jax", "torch"},
+    "onnx": {"onnxruntime", "data"},
 }
 # A file that may, alone of its part, import a framework: in a function, when a file of that framework is read.
 READERS = {"imori.weights.checkpoint": {"torch"}, "imori.weights.hdf5": {"h5py"}}

@@ -17,7 +17,7 @@ import pytest
 from imori import frameworks
 
 ROOT = Path(__file__).parent.parent
-TOGETHER = {"torch", "numpy"}
+TOGETHER = {"torch", "numpy", "onnx"}
 BACKENDS = {"tensorflow": "tensorflow", "jax": "flax", "torch": "torch"}
 """Keras's backends, and the frameworks that bring them."""
 EVERY_RUN = "not exhaustive"

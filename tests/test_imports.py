@@ -1,6 +1,7 @@
 """What the light commands import, in fresh processes, and what `import imori` gives. See test_architecture.py too."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_a_missing_framework_is_named_before_any_is_imported(
     assert "imori" in loaded
     assert loaded.isdisjoint(FRAMEWORKS)
     assert not list(tmp_path.iterdir()), "nothing was written"
+
+
+@pytest.mark.parametrize("hidden", ["onnx", "onnxruntime"])
+def test_a_missing_part_of_onnx_is_named_before_it_is_imported(hidden: str, pets_run: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, hidden, "predict", pets_run, pets_run.parent / "photos", "--framework", "onnx"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(rf"error: .*{hidden}.* is not installed; .*pip install 'imori\[onnx\]'\n", done.stderr)
+    assert set(done.stdout.split()).isdisjoint(FRAMEWORKS)
 
 
 def test_train_is_the_function_whatever_was_imported_first() -> None:

@@ -12,7 +12,10 @@ from imori import frameworks
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
-TITLES = {"PyTorch": "torch", "TensorFlow": "tensorflow", "Keras": "keras", "Flax": "flax", "Chainer": "chainer"}
+TITLES = {
+    "PyTorch": "torch", "TensorFlow": "tensorflow", "Keras": "keras", "Flax": "flax", "Chainer": "chainer",
+    "ONNX": "onnx",
+}  # fmt: skip
 ENTRIES = [
     (TITLES[title], *entry)
     for title, section in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)

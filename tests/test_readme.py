@@ -131,7 +131,7 @@ def test_table_of_models(name: str) -> None:
 
 @pytest.mark.parametrize("name", READMES)
 def test_frameworks_are_named(name: str) -> None:
-    spelled = {"numpy": "NumPy", "tensorflow": "TensorFlow", "torch": "PyTorch"}
+    spelled = {"numpy": "NumPy", "tensorflow": "TensorFlow", "torch": "PyTorch", "onnx": "ONNX"}
     for framework in frameworks.names():
         assert f"| {spelled.get(framework, framework.title())} |" in text_of(name)
 

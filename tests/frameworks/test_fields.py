@@ -114,7 +114,7 @@ def build(tree: Tree, framework: str, shape: Shape = INPUT) -> Any:
     for name, size in shapes_of(resolve(tree, shape)).items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         weights[name] = rng.random(size) + 0.5 if name.endswith("var") else rng.standard_normal(size) / 2
-    return imori.build(tree, shape, framework, weights, "float64")
+    return imori.build(tree, shape, framework, weights, frameworks.get(framework).DTYPES[-1])
 
 
 def images(shape: Shape = INPUT) -> Any:
@@ -170,6 +170,9 @@ def test_every_field_changes_what_is_computed(name: str, framework: str) -> None
     if kind == "Aux":  # alone it is no network
         one, other = Chain(it=one), Chain(it=other)
     seen = SEEN.get(name, at_inference)
+    if framework in frameworks.PREDICTING and seen in (in_training, after_training):
+        assert np.array_equal(at_inference(one, framework), at_inference(other, framework))
+        return
     assert np.array_equal(seen(one, framework), seen(one, framework)), "this is no measure of anything"
     assert not np.array_equal(seen(one, framework), seen(other, framework))
 

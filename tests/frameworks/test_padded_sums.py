@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
 import numpy as np
@@ -45,6 +47,7 @@ for tree, shape in ((biased, (3, 6, 6)), (bare, (3, 4, 4)), (resnet, (1, 8, 8)))
 """
 
 
+@pytest.mark.trains
 def test_a_sum_with_padded_channels_crashes_nowhere(framework: str) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, framework], capture_output=True, env=os.environ, check=False)
     assert done.returncode == 0, f"{done.returncode}\n{done.stderr.decode()[-2000:]}"

@@ -13,6 +13,8 @@ from imori.frameworks.base import Array, Setup, Step, Weights
 from imori.optimizers import SGD
 from imori.weights import initial_weights
 
+pytestmark = pytest.mark.trains
+
 SHAPE = (2, 6, 7)
 NET = t.Chain(
     conv=t.Conv(4, 3),

@@ -37,6 +37,7 @@ def prepared(framework: str, native: Any, how: Any) -> Step:
     return frameworks.get(framework).prepare(native, setup)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("away", [True, False], ids=["from-numpy", "to-numpy"])
 @pytest.mark.parametrize("how", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_going_on_elsewhere_changes_nothing(matrix: Any, how: Any, peer: str, away: bool) -> None:

@@ -86,6 +86,10 @@ LAYERS: dict[str, tuple[Tree, Tree]] = {
     "concat-order": (Concat(a=Conv(3, 1), b=Conv(3, 3, pad=1)), Concat(b=Conv(3, 3, pad=1), a=Conv(3, 1))),
 }
 """What is right, and what a framework makes of it. At a height that is even and a width that is odd."""
+HIDDEN = {"eps-1.001e-5"}
+"""Mistakes that float32 does not show."""
+SEEN = r"<= (5e-10|0\.0001)"
+"""What the check of logits says where they are others: in float64, or where a framework has none, in float32."""
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -93,7 +97,10 @@ def test_another_layer_shows_in_the_logits(matrix: Any, peer: str, name: str, mo
     right, wrong = map(net, LAYERS[name])
     matrix.same_logits(right, SHAPE, peer, CLASSES)
     build_otherwise(monkeypatch, peer, tree=wrong)
-    with pytest.raises(AssertionError, match="<= 5e-10"):
+    if name in HIDDEN and "float64" not in frameworks.get(peer).DTYPES:
+        matrix.same_logits(right, SHAPE, peer, CLASSES)
+        return
+    with pytest.raises(AssertionError, match=SEEN):
         matrix.same_logits(right, SHAPE, peer, CLASSES)
 
 
@@ -154,7 +161,7 @@ def test_another_layout_shows_in_the_logits(matrix: Any, peer: str, name: str, m
     tree, wrong = LAYOUTS[name]
     matrix.same_logits(tree, SHAPE, peer, CLASSES)
     build_otherwise(monkeypatch, peer, weights=wrong)
-    with pytest.raises(AssertionError, match="<= 5e-10"):
+    with pytest.raises(AssertionError, match=SEEN):
         matrix.same_logits(tree, SHAPE, peer, CLASSES)
 
 
@@ -195,6 +202,7 @@ def prepare_otherwise(monkeypatch: pytest.MonkeyPatch, framework: str, **changes
     monkeypatch.setattr(module, "prepare", lambda native, setup: prepare(native, replace(setup, **changes)))
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("changed", [{}, SETUP], ids=["plain", "setup"])
 def test_what_is_right_trains_alike(
     matrix: Any, peer: str, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -205,6 +213,7 @@ def test_what_is_right_trains_alike(
     matrix.same_step(trained(), SHAPE, peer, CLASSES, COUNT)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", SETUPS)
 def test_another_setup_shows_in_a_step(matrix: Any, peer: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMORI_MATRIX", raising=False)
@@ -214,12 +223,14 @@ def test_another_setup_shows_in_a_step(matrix: Any, peer: str, name: str, monkey
         matrix.same_step(trained(), SHAPE, peer, CLASSES, COUNT)
 
 
+@pytest.mark.trains
 def test_nesterov_shows_in_a_step(matrix: Any, peer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_otherwise(monkeypatch, peer, optimizer=SGD(nesterov=True))
     with pytest.raises(AssertionError, match=r"\.(weight|bias) is off by"):
         matrix.same_step(trained(), SHAPE, peer, CLASSES, COUNT)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     "wrong",
     [{"momentum": 0.9}, {"share": 0.4}, {"share": 0.0}],
@@ -233,6 +244,7 @@ def test_another_layer_shows_in_a_step(
         matrix.same_step(trained(), SHAPE, peer, CLASSES, COUNT)
 
 
+@pytest.mark.trains
 def test_a_biased_running_variance_shows_in_a_step(matrix: Any, peer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Keras and Flax have it: the batch's share of the new variance is smaller by (N - 1) / N."""
     kept = 0.9 * matrix.randomised(trained(), SHAPE)["bn.var"]

@@ -41,6 +41,7 @@ def trained(name: str, framework: str, out: Path) -> dict[str, Array]:
     return {"losses": np.array(report.losses)}
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_same_recipe_and_seed_give_the_same_losses(matrix: Any, name: str, peer: str, tmp_path: Path) -> None:
     ours = trained(name, peer, tmp_path / peer)["losses"]

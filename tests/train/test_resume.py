@@ -66,6 +66,7 @@ def check_files(run: Run) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.trains
 def test_killed_ten_times_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, framework: str) -> None:
     net = tmp_path / "net.json"
     net.write_text(t.to_json(NET))

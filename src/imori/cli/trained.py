@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def declare(parser: Parser) -> None:
     """RUN, --framework and the flags of the machine."""
     parser.add_argument("model", metavar="RUN", help="a run, runs/latest for the newest, or a model.safetensors")
-    parser.add_argument("--framework", metavar="NAME", help="torch or numpy (default: the one that trained it)")
+    parser.add_argument("--framework", metavar="NAME", help="as torch, numpy, onnx (default: the one that trained it)")
     parser.machine()
 
 

@@ -15,11 +15,13 @@ from imori.shapes import Shape, resolve
 from imori.tree import Tree
 from imori.weights import check, initial_weights
 
-ALSO = {"flax": ("jax", "optax")}
+ALSO = {"flax": ("jax", "optax"), "onnx": ("onnxruntime",)}
 """What a framework's file imports beside the framework. All of it is looked for before any of it is imported."""
 BY_HAND = {"chainer": "pip install 'setuptools<81' wheel && pip install --no-build-isolation 'imori[chainer]'"}
 """How to install a framework that its extra does not install by itself: Chainer is built by an older setuptools."""
-PREFERRED = ("torch", "keras", "tensorflow", "flax", "chainer", "numpy")
+PREFERRED = ("torch", "keras", "tensorflow", "flax", "chainer", "numpy", "onnx")
+PREDICTING = ("onnx",)
+"""The frameworks that predict and do not train. They stand behind NumPy, so that none is taken unless it is named."""
 
 
 def names() -> tuple[str, ...]:
@@ -51,6 +53,14 @@ def get(name: str | None = None) -> Framework:
         if error.name is None or error.name.startswith("imori"):
             raise  # a fault of our own
         raise _incomplete(name, error.name) from error
+
+
+def trainer(name: str | None = None) -> Framework:
+    """As `get`, for training. ImoriError for a framework that only predicts."""
+    if name in PREDICTING:
+        others = ", ".join(other for other in names() if other not in PREDICTING)
+        raise ImoriError(f"{name} predicts and does not train; train in one of {others}")
+    return get(name)
 
 
 def _incomplete(name: str, package: str) -> FrameworkMissing:

@@ -128,7 +128,7 @@ class Framework(Protocol):
         ...
 
     def prepare(self, native: Native, setup: Setup) -> Step:
-        """A training step that changes the model in place."""
+        """A training step that changes the model in place. ImoriError where the framework only predicts."""
         ...
 
 

@@ -106,7 +106,7 @@ def _start(
     start_from: str | Path | None,
     machine: _Machine,
 ) -> Run:
-    chosen = frameworks.get(recipe.framework)
+    chosen = frameworks.trainer(recipe.framework)
     chosen.device(machine.device)
     recipe = replace(recipe, framework=frameworks.name_of(chosen))
     given = None if start_from is None else _read(_model_file(start_from))
