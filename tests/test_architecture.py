@@ -32,19 +32,20 @@ ARROWS = {
     "frameworks.base": "errors tree shapes weights optimizers numpy",
     "frameworks.*": "errors tree shapes weights optimizers frameworks.base numpy",
     "train": "errors tree shapes weights optimizers catalogue data frameworks frameworks.base numpy",
-    "classifier": "errors weights data frameworks frameworks.base train numpy",
+    "export": "errors tree weights data frameworks frameworks.onnx train",
+    "classifier": "errors export weights data frameworks frameworks.base train numpy",
     "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier numpy rich",
     "__main__": "cli",
-    "imori": "errors tree shapes weights catalogue frameworks train classifier",
+    "imori": "errors tree shapes weights catalogue frameworks train export classifier",
 }
 OWN = {
     "numpy": {"engine", "threadpoolctl"},
     "flax": {"jax", "optax"},
     "keras": {"tensorflow", "jax", "torch"},
-    "onnx": {"onnxruntime", "data"},
+    "onnx": {"onnxruntime", "data", "PIL"},
 }
 # A file that may, alone of its part, import a framework: in a function, when a file of that framework is read.
-READERS = {"imori.weights.checkpoint": {"torch"}, "imori.weights.hdf5": {"h5py"}}
+READERS = {"imori.weights.checkpoint": {"torch"}, "imori.weights.hdf5": {"h5py"}, "imori.weights.onnx": {"onnx"}}
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax", "chainer", "onnx", "onnxruntime", "h5py")
 

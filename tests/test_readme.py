@@ -166,6 +166,7 @@ def publish_resnet18() -> None:
 def test_python_examples_run(name: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks_of(name, "python"):
         needed = {word for word in frameworks.names() if f'framework="{word}"' in block}
+        needed |= {"onnx", "onnxruntime"} if "onnx" in block else set()
         if not all(map(frameworks.installed, needed)):
             pytest.skip(f"{', '.join(sorted(needed))}: not all installed")
         if "resnet18.pth" in block:

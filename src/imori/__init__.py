@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imori.catalogue import list_models, model
     from imori.classifier import Classifier, load
     from imori.errors import ImoriError
+    from imori.export import export_onnx
     from imori.frameworks import build, dump_weights, logits, outputs
     from imori.shapes import summary, walk
     from imori.train import Recipe, train
@@ -32,6 +33,7 @@ __all__ = [
     "Recipe",
     "build",
     "dump_weights",
+    "export_onnx",
     "initial_weights",
     "list_models",
     "load",
@@ -52,6 +54,7 @@ _HOME = {
     "Recipe": "train",
     "build": "frameworks",
     "dump_weights": "frameworks",
+    "export_onnx": "export",
     "initial_weights": "weights",
     "list_models": "catalogue",
     "load": "classifier",

@@ -25,6 +25,7 @@ from imori.data import (
     open_photo,
 )
 from imori.errors import DataError, RunError, WeightsError
+from imori.export import export_onnx
 from imori.frameworks.base import Array, Framework, Native
 from imori.train.loop import evaluate
 from imori.train.metrics import ClassScore, per_class, softmax
@@ -148,6 +149,10 @@ class Classifier:
                     else:
                         yield Prediction(name, self._best(next(answers), top))
 
+    def export_onnx(self, path: str | Path, preprocessing: bool = True) -> None:
+        """Writes the model as a file of ONNX: see `imori.export_onnx`."""
+        export_onnx(path, self.framework.dump(self.native), self.card, preprocessing)
+
     def _logits(self, images: Array, names: Sequence[str] = ()) -> Array:
         """(N, C, H, W) -> (N, classes). WeightsError where a logit is not finite."""
         logits = self.framework.logits(self.native, images)
@@ -210,7 +215,7 @@ class Classifier:
 
 
 def load(path: str | Path, framework: str | None = None, device: str = "auto") -> Classifier:
-    """A trained model from a run ("runs/latest" is the newest) or from a model.safetensors.
+    """A trained model from a run ("runs/latest" is the newest), from a model.safetensors or a .onnx of imori's.
 
     It is built in `framework`, or in the one that trained it where that is installed, or in another one that is.
     """

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 
 from imori import tree as t
@@ -125,7 +126,16 @@ def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None
 def read_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
     """The tensors and the metadata of a safetensors file; WeightsError where it is none, or cut short."""
     with opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return {name: _tensor(file, name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def _tensor(file: Any, name: str) -> npt.NDArray[Any]:
+    """TypeError for a dtype that NumPy has not by itself: JAX and onnx add bfloat16 to it where they are imported."""
+    kind = file.get_slice(name).get_dtype()
+    if kind not in DTYPES.values():
+        raise TypeError(f"{name} is of {kind}")
+    tensor: npt.NDArray[Any] = file.get_tensor(name)
+    return tensor
 
 
 @contextlib.contextmanager
@@ -146,13 +156,12 @@ def opened(path: Path) -> Iterator[Any]:
 
 def save_model(path: str | Path, weights: Weights, card: Card) -> None:
     """Writes a model file that explains itself. WeightsError if weights, classes and tree are not of one network."""
-    check(weights, _network(card, str(path)), "the weights to save")
+    check(weights, network_of(card, str(path)), "the weights to save")
     save_tensors(Path(path), weights, card.metadata())
 
 
-def read_model(path: str | Path) -> tuple[Weights, Card]:
-    """The weights of a model file (checked against its own tree), and what it says of itself."""
-    path = Path(path)
+def read_saved(path: Path) -> tuple[Weights, Card]:
+    """The weights of a model.safetensors (checked against its own tree), and what it says of itself."""
     weights, metadata = read_tensors(path)
     card = card_of(path, metadata)
     return fitting(weights, resolve(card.tree, card.input), path), card
@@ -198,11 +207,11 @@ def card_of(path: Path, metadata: Mapping[str, str]) -> Card:
     if not all(isinstance(name, str) for name in said["classes"]):
         raise WeightsError(f"{path}: its metadata are damaged: a class has no name")
     card = Card(tree, **said | {"input": tuple(said["input"]), "classes": tuple(said["classes"])})
-    _network(card, f"{path}: its metadata are damaged")
+    network_of(card, f"{path}: its metadata are damaged")
     return card
 
 
-def _network(card: Card, where: str) -> Node:
+def network_of(card: Card, where: str) -> Node:
     """The network that a card describes; WeightsError unless it can be built, with a logit for each named class."""
     try:
         root = resolve(card.tree, card.input)

@@ -7,26 +7,33 @@ from pathlib import Path
 from imori import tree as t
 from imori.errors import NameUnknown
 from imori.shapes import Shape, resolve
-from imori.weights.file import card_of, fitting, read_tensors
+from imori.weights.file import Card, card_of, fitting, read_saved, read_tensors
 from imori.weights.keras import read_keras
 from imori.weights.names import Weights
+from imori.weights.onnx import read_onnx
 from imori.weights.published import SHAPE, read_published
 from imori.weights.tables import PUBLISHERS
 
 SOURCES = ("imori", *PUBLISHERS)
 
 
+def read_model(path: str | Path) -> tuple[Weights, Card]:
+    """The weights of a model.safetensors or a .onnx of imori's (checked against its own tree), and what it says."""
+    path = Path(path)
+    return read_onnx(path) if path.suffix == ".onnx" else read_saved(path)
+
+
 def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: Shape | None = None) -> Weights:
     """The weights of a file or a run under our canonical names, for `tree`, each checked by name and shape.
 
-    `source` says whose file it is. "imori" reads our own model.safetensors. "torchvision" and "timm" read a checkpoint
-    of theirs, .safetensors or PyTorch's .pth, .pt, .bin or .tar (no code in it is run). "keras" reads what Keras saves
-    of `keras.applications`, .keras, .weights.h5 or .h5 (by h5py; Keras is not needed). Each is for a tree of the same
-    model with `variant=source`: neither names nor shapes tell a form with other strides, padding or eps. The weights
-    that a training script wrapped are found, averaged ones (EMA) first. Every tensor is used and every weight filled,
-    save for what only training needs: counts of batches, an optimizer's memory, and GoogLeNet's auxiliary heads. Heads
-    of a file for a tree without them are left out, and those of a tree for a file without them keep their seeded start,
-    each with a warning.
+    `source` says whose file it is. "imori" reads our own model.safetensors or .onnx. "torchvision" and "timm" read a
+    checkpoint of theirs, .safetensors or PyTorch's .pth, .pt, .bin or .tar (no code in it is run). "keras" reads what
+    Keras saves of `keras.applications`, .keras, .weights.h5 or .h5 (by h5py; Keras is not needed). Each is for a tree
+    of the same model with `variant=source`: neither names nor shapes tell a form with other strides, padding or eps.
+    The weights that a training script wrapped are found, averaged ones (EMA) first. Every tensor is used and every
+    weight filled, save for what only training needs: counts of batches, an optimizer's memory, and GoogLeNet's
+    auxiliary heads. Heads of a file for a tree without them are left out, and those of a tree for a file without them
+    keep their seeded start, each with a warning.
 
     `shape` is the input (C, H, W): the file's own, or 3×224×224 for a publisher's, unless given. A file's dtype is
     kept; bfloat16, which NumPy has not, becomes float32. WeightsError lists what is missing, unexpected or misshaped,
@@ -36,7 +43,10 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
         raise NameUnknown(f"there is no source {source!r} of weights; there are {', '.join(SOURCES)}")
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
-    if source == "imori":
+    if source == "imori" and path.suffix == ".onnx":
+        weights, card = read_onnx(path)
+        shape = shape or card.input
+    elif source == "imori":
         weights, metadata = read_tensors(path)
         shape = shape or card_of(path, metadata).input
     else:

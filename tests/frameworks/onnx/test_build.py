@@ -71,7 +71,7 @@ def test_equal_models_are_equal_bytes() -> None:
 
 def test_a_network_that_no_file_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "MOST_BYTES", 500)
-    with pytest.raises(WeightsError, match=r"an ONNX file holds 500 bytes.*this network's weights are [\d,]+; use"):
+    with pytest.raises(WeightsError, match=r"holds 500 bytes of weights, and this network has [\d,]+; use"):
         imori.build(NET, SHAPE, "onnx")
 
 

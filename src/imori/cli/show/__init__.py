@@ -13,6 +13,7 @@ from imori.cli.parsing import Parser, number, size, whole
 from imori.errors import ImoriError
 from imori.shapes import Shape, resolve
 
+MODEL_FILES = (".safetensors", ".onnx")
 SETTLED = ("classes", "channels", "variant", "width", "upto")
 """The flags that would change a trained model's network."""
 
@@ -106,7 +107,7 @@ def asked(name: str, arguments: argparse.Namespace, strictly: bool) -> Shown:
     """
     path = Path(name)
     looks_like_run = path.is_dir() or path.name == "latest" or (len(path.parts) > 1 and not path.suffix)
-    if looks_like_run or path.suffix == ".safetensors":
+    if looks_like_run or path.suffix in MODEL_FILES:
         wrong = [f"--{flag}" for flag in SETTLED if getattr(arguments, flag) is not None]
         if wrong and strictly:
             raise ImoriError(f"{name} is a trained model, whose network is settled; leave out {', '.join(wrong)}")
@@ -139,7 +140,7 @@ def _trained(path: Path, pixels: int | tuple[int, int] | None) -> Shown:
     from imori.train.run import find_run
     from imori.weights import read_model
 
-    file = path if path.suffix == ".safetensors" else find_run(path).model_file
+    file = path if path.suffix in MODEL_FILES else find_run(path).model_file
     _, card = read_model(file)
     title = f"{file}: {card.model}, trained with {card.framework}"
     title += "".join(f", {key} {value:.4g}" for key, value in card.metrics.items() if isinstance(value, (int, float)))

@@ -16,8 +16,8 @@ from onnx import ModelProto, TensorProto, helper
 from imori import tree as t
 from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, InputCheck, Setup, Step, Weights, check_paths
-from imori.frameworks.onnx.graph import Dim, Graph, dims_of, tensor, weights_in
-from imori.frameworks.onnx.layers import run
+from imori.frameworks.onnx.graph import Graph, weights_in
+from imori.frameworks.onnx.model import from_images
 from imori.shapes import Node
 from imori.weights.names import compare
 
@@ -37,14 +37,10 @@ class OnnxModel:
 
     def fill(self, weights: Weights) -> None:
         """Makes both anew, with these weights."""
-        root, graph = self.check.root, Graph()
-        graph.add_weights(weights)
-        graph.add("Identity", [run(graph, root, "images")], "logits")
+        graph = Graph()
+        self.proto = from_images(graph, self.check.root, weights)
         self.values = graph.outputs
         """The path of each node that runs at inference -> its output in the graph."""
-        logits: list[Dim] = ["N", *root.output] if len(root.output) == 1 else ["N", root.output[0], "h", "w"]
-        inputs = [tensor("images", TensorProto.FLOAT, dims_of(root))]
-        self.proto = graph.model(inputs, [tensor("logits", TensorProto.FLOAT, logits)])
         self.session = session(self.proto, self.device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,6 +35,17 @@ class Formula:
         """One operation."""
         made = self._graph.add(op, [each.name for each in inputs], self._next(), **attributes)
         return Value(self, made, dtype)
+
+    def either(self, condition: Value, one: Callable[..., Value], other: Callable[..., Value], *values: Value) -> Value:
+        """What `one` makes of the values where the condition holds, and `other` where not; just that is computed."""
+        name, branches = self._next(), {}
+        for word, make in (("then_branch", one), ("else_branch", other)):
+            inside = Graph()
+            f = Formula(inside, f"{name}-{word}")
+            made = make(*(f.given(each.name, each.dtype) for each in values))
+            output = helper.make_tensor_value_info(made.name, _element(made.dtype), None)
+            branches[word] = helper.make_graph(inside.nodes, word, [], [output], inside.initializers)
+        return self.given(self._graph.add("If", [condition.name], name, **branches), made.dtype)
 
     def length(self, x: Value, axis: int) -> Value:
         """How long x is along an axis, as one whole number."""
@@ -124,5 +136,9 @@ class Value:
 
     def to(self, dtype: str) -> Value:
         """In another dtype; floats lose what is behind the point where that holds whole numbers."""
-        to = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        return self._formula.step("Cast", self, dtype=dtype, to=to)
+        return self._formula.step("Cast", self, dtype=dtype, to=_element(dtype))
+
+
+def _element(dtype: str) -> int:
+    """ONNX's number of a dtype."""
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -6,7 +6,7 @@ begins with "/": "/conv4.0.body" is the output of that node, and "/conv4.0.body-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,9 +17,9 @@ from imori.frameworks.base import Weights
 from imori.shapes import Node, flat
 
 OPSET, IR = 18, 8
-"""Pinned, for a runtime refuses files that are newer than itself. 18 is the first with an antialiased Resize."""
-MOST_BYTES = 2**31 - 1
-"""Of a model in one file, as protobuf has it."""
+"""Pinned, for a runtime refuses files that are newer than itself: ONNX Runtime reads these since 1.14."""
+MOST_BYTES = 2_000_000_000
+"""Of weights: the whole file must stay below the 2^31 of protobuf."""
 Dim: TypeAlias = int | str
 
 
@@ -52,12 +52,18 @@ class Graph:
         size = sum(len(tensor.raw_data) for tensor in self.initializers)
         if size > MOST_BYTES:
             raise WeightsError(
-                f"an ONNX file holds {MOST_BYTES:,} bytes, and this network's weights are {size:,}; use fewer filters"
+                f"an ONNX file holds {MOST_BYTES:,} bytes of weights, and this network has {size:,}; use fewer filters"
             )
         graph = helper.make_graph(self.nodes, "imori", inputs, outputs, self.initializers)
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="imori"
         )
+
+
+def describe(model: ModelProto, metadata: Mapping[str, str]) -> None:
+    """Writes into a model what it says of itself."""
+    for key, value in sorted(metadata.items()):
+        model.metadata_props.add(key=key, value=value)
 
 
 def tensor(name: str, dtype: int, dims: Sequence[Dim]) -> ValueInfoProto:

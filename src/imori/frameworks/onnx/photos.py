@@ -2,9 +2,10 @@
 
 ONNX has an antialiased `Resize`, but ONNX Runtime's is neither Pillow's at the edges nor for a part of a photo (see
 docs/limits.md). So a photo is multiplied by two matrices, as Pillow does it: along its rows, rounded to grey levels,
-then along its columns, rounded again. The matrices are computed where the graph runs, in float64, by the formulas of
-Pillow's Resample.c, their numbers rounded to 22 bits behind the point as there. The resized photo is Pillow's, bit for
-bit.
+then along its columns, rounded again; since Pillow 13 the other way round where its height shrinks much more than its
+width, and the file does as the Pillow that is there when it is written. The matrices are computed where the graph runs,
+in float64, by the formulas of Pillow's Resample.c, their numbers rounded to 22 bits behind the point as there. The
+resized photo is Pillow's, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import PIL
 
 from imori.data import Preprocessing
 from imori.frameworks.onnx.formula import Formula, Value
@@ -20,15 +22,16 @@ from imori.frameworks.onnx.graph import Graph
 SUPPORT = {"box": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 """How far each filter reaches, in pixels of the smaller of both images."""
 BITS = 22
+PILLOW = int(PIL.__version__.partition(".")[0])
 LUMA = (19595, 38470, 7471)
 """Shares of red, green and blue in a grey value, of 65536: Pillow's whole numbers for ITU-R 601-2."""
 
 
-def images(graph: Graph, photos: str, how: Preprocessing) -> str:
-    """Adds to the graph what makes uint8 photos (N, H, W, 3), red first, float32 images (N, channels, *size)."""
-    f = Formula(graph, f"/{photos}")
+def add_preprocessing(graph: Graph, photos: str, how: Preprocessing) -> str:
+    """Adds what makes of uint8 photos (N, H, W, 3), red first, float32 images (N, channels, *size)."""
+    f = Formula(graph, f"/{photos}/step")
     x = _numbers(f, _resized(f, _in_channels(f, f.given(photos, "uint8"), how.channels), how), how)
-    return graph.add("Identity", [x.name], "/images")
+    return graph.add("Identity", [x.name], f"/{photos}/images")
 
 
 def _in_channels(f: Formula, photos: Value, channels: int) -> Value:
@@ -63,7 +66,20 @@ def _resized(f: Formula, photos: Value, how: Preprocessing) -> Value:
         return photos.take(at_rows, axis=2).take(at_columns, axis=3)
     across = _shares(f, wide, columns, how.size[1], how.interpolation).transpose(1, 0)
     down = _shares(f, high, rows, how.size[0], how.interpolation)
-    return _rounded(down @ _rounded(photos.to("float64") @ across))
+    x = photos.to("float64")
+    if PILLOW < 13:
+        return _rows_first(x, across, down)
+    higher = high - how.size[0]
+    tall = (higher > 0) & (higher > (wide - how.size[1]) * 2)
+    return f.either(tall, _columns_first, _rows_first, x, across, down)
+
+
+def _rows_first(x: Value, across: Value, down: Value) -> Value:
+    return _rounded(down @ _rounded(x @ across))
+
+
+def _columns_first(x: Value, across: Value, down: Value) -> Value:
+    return _rounded(_rounded(down @ x) @ across)
 
 
 def _rounded(x: Value) -> Value:

@@ -1,0 +1,53 @@
+"""A model as a file that needs imori no more: photos in, probabilities out, wherever ONNX runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from imori import frameworks
+from imori import tree as t
+from imori.data import Preprocessing
+from imori.data.photos import check_channels
+from imori.errors import WeightsError
+from imori.train.run import preprocessing_of
+from imori.weights import Card, check, restrict
+from imori.weights.file import network_of, written
+from imori.weights.names import Weights
+
+
+def export_onnx(path: str | Path, weights: Weights, card: Card, preprocessing: bool = True) -> None:
+    """Writes a model as ONNX, in float32 and without auxiliary heads. An existing file is replaced.
+
+    With `preprocessing` the input is `photos`, uint8 (N, H, W, 3), red first, upright and of any size, and the output
+    `probabilities` (N, classes): what the card says of preprocessing is done inside. Without it the input is `images`,
+    float32 (N, C, H, W), already preprocessed, and the output `logits` (N, classes). N is free, and H and W of images
+    are where no layer is bound to them. The metadata hold what a model.safetensors says of itself.
+
+    WeightsError if weights, classes and tree are not of one network, if the card has no preprocessing, or for more than
+    2 GB; RunError where the file cannot be written; FrameworkMissing names the extra.
+    """
+    frameworks.get("onnx")  # before it is imported
+    from imori.frameworks.onnx.graph import Graph, describe
+    from imori.frameworks.onnx.model import from_images, from_photos
+
+    path = Path(path)
+    check(weights, network_of(card, str(path)), "the weights to export")
+    card = replace(card, tree=t.without_heads(card.tree))
+    root, weights = network_of(card, str(path)), restrict(weights, card.tree)
+    if preprocessing:
+        model = from_photos(Graph(), root, weights, _preprocessing(card, path))
+    else:
+        model = from_images(Graph(), root, weights)
+    describe(model, card.metadata())
+    with written(path) as beside:
+        beside.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _preprocessing(card: Card, path: Path) -> Preprocessing:
+    """The card's. WeightsError where it has none, DataError for channels that photos have not."""
+    if not card.preprocessing:
+        raise WeightsError(f"{path}: nothing is known of this model's preprocessing; leave it out: preprocessing=False")
+    how = preprocessing_of(card, path)
+    check_channels(how.channels)
+    return how
