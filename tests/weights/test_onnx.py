@@ -97,6 +97,7 @@ def outside(model: Any) -> None:
     "change",
     [
         pytest.param(outside, id="outside the file"),
+        pytest.param(lambda model: setattr(first(model), "data_location", 1), id="said to be outside"),
         pytest.param(lambda model: setattr(first(model), "raw_data", b"1234"), id="too few bytes"),
         pytest.param(lambda model: first(model).dims.insert(0, 2**40), id="huge shape"),
         pytest.param(lambda model: first(model).dims.__setitem__(0, -6), id="negative shape"),

@@ -64,6 +64,15 @@ def test_weights_are_taken_and_given() -> None:
         frameworks.get("onnx").load(native, {name: value for name, value in other.items() if name != "fc.bias"})
 
 
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("2,1", 2), ("", 0), ("all", 0)])
+def test_threads_are_as_many_as_the_other_frameworks_take(
+    said: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    native = imori.build(NET, SHAPE, "onnx")
+    assert native.session.get_session_options().intra_op_num_threads == threads
+
+
 def test_equal_models_are_equal_bytes() -> None:
     one, two = (imori.build(NET, SHAPE, "onnx", seed=1).proto.SerializeToString(deterministic=True) for _ in range(2))
     assert one == two

@@ -19,7 +19,7 @@ from imori.frameworks.base import Array, InputCheck, Setup, Step, Weights, check
 from imori.frameworks.onnx.graph import Graph, weights_in
 from imori.frameworks.onnx.model import from_images
 from imori.shapes import Node
-from imori.weights.names import compare
+from imori.weights.names import check
 
 DTYPES = ("float32",)
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -48,7 +48,8 @@ def session(proto: ModelProto, device: str = "cpu") -> ort.InferenceSession:
     """What runs a model on a device."""
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ALONE
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0  # 0: one for each core
     return ort.InferenceSession(proto.SerializeToString(), options, [PROVIDERS[device]])
 
 
@@ -76,7 +77,7 @@ def owns(native: object) -> bool:
 
 def load(native: OnnxModel, weights: Weights) -> None:
     """Takes canonical weights in place of the model's own."""
-    compare(weights, {name: value.shape for name, value in dump(native).items()})
+    check(weights, native.check.root)
     native.fill(weights)
 
 
