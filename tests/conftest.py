@@ -74,12 +74,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --framework, its own tests alone."""
+    """With --framework, its own tests alone; of one that only predicts, none that trains."""
     asked = config.getoption("--framework")
     if not asked:
         return
 
     def own(item: pytest.Item) -> bool:
+        if asked in frameworks.PREDICTING and item.get_closest_marker("trains"):
+            return False
         return bool({"framework", "peer"} & set(getattr(item, "fixturenames", ()))) or asked in item.path.parts
 
     config.hook.pytest_deselected(items=[item for item in items if not own(item)])

@@ -16,7 +16,7 @@ import imori
 from imori import tree as t
 from imori.data import Preprocessing, open_photo
 from imori.errors import DataError, FrameworkMissing, RunError, WeightsError
-from imori.weights import Card, initial_weights
+from imori.weights import Card, initial_weights, read_model
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -251,8 +251,12 @@ def exported(run: Path, photos: list[Path]) -> float:
     return largest_difference(run / "model.onnx", model, photos, by_pillow(model.preprocessing))
 
 
-def test_a_run_answers_as_imori_does(pets_run: Path) -> None:
-    assert exported(pets_run, sorted((pets_run.parent / "photos").rglob("*.png"))) <= 2e-6
+def test_a_run_answers_as_imori_does_and_trains_on_from_its_file(pets_run: Path, tmp_path: Path) -> None:
+    photos = pets_run.parent / "photos"
+    assert exported(pets_run, sorted(photos.rglob("*.png"))) <= 2e-6
+    more = imori.train(photos, framework="numpy", weights=pets_run / "model.onnx", epochs=1, lr=0.0, out=tmp_path / "b")
+    ours, theirs = (read_model(run / "model.safetensors")[0] for run in (more.path, pets_run))
+    assert all(np.array_equal(ours[name], value) for name, value in theirs.items())
 
 
 @pytest.fixture(scope="module", params=[3, 1])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def declare(parser: Parser) -> None:
     """RUN, --framework and the flags of the machine."""
-    parser.add_argument("model", metavar="RUN", help="a run, runs/latest for the newest, or a model.safetensors")
+    parser.add_argument("model", metavar="RUN", help="a run, runs/latest for the newest, or a .safetensors or .onnx")
     parser.add_argument("--framework", metavar="NAME", help="as torch, numpy, onnx (default: the one that trained it)")
     parser.machine()
 

@@ -39,8 +39,8 @@ def declare(parser: Parser, command: str) -> None:
         "models",
         nargs="+",
         metavar="MODEL",
-        help="a name (imori models lists them), name@variant, my_net.py:function, a tree's .json, a run, or a"
-        " model.safetensors",
+        help="a name (imori models lists them), name@variant, my_net.py:function, a tree's .json, a run, a"
+        " model.safetensors or a .onnx",
     )
     parser.add_argument("--classes", type=whole, metavar="N", help=f"classes (default: {CLASSES})")
     parser.add_argument("--channels", type=whole, metavar="N", help=f"1 for grey, 3 for colour (default: {CHANNELS})")

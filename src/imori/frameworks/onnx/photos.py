@@ -11,6 +11,7 @@ resized photo is Pillow's, bit for bit.
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 import PIL
@@ -23,6 +24,9 @@ SUPPORT = {"box": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 """How far each filter reaches, in pixels of the smaller of both images."""
 BITS = 22
 PILLOW = int(PIL.__version__.partition(".")[0])
+"""The release whose order of passes a file has."""
+Span: TypeAlias = tuple[Value, Value]
+"""Where what is kept of an axis begins and ends, in pixels."""
 LUMA = (19595, 38470, 7471)
 """Shares of red, green and blue in a grey value, of 65536: Pillow's whole numbers for ITU-R 601-2."""
 
@@ -84,9 +88,6 @@ def _columns_first(x: Value, across: Value, down: Value) -> Value:
 
 def _rounded(x: Value) -> Value:
     return (x + 0.5).floor().at_least(0.0).at_most(255.0)
-
-
-Span = tuple[Value, Value]
 
 
 def _box(f: Formula, high: Value, wide: Value, how: Preprocessing) -> tuple[Span, Span]:
