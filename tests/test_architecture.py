@@ -34,9 +34,11 @@ ARROWS = {
     "train": "errors tree shapes weights optimizers catalogue data frameworks frameworks.base numpy",
     "export": "errors tree weights data frameworks frameworks.onnx train",
     "classifier": "errors export weights data frameworks frameworks.base train numpy",
-    "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier numpy rich",
+    "conversion": "errors export tree shapes weights catalogue frameworks frameworks.base train classifier numpy",
+    "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier conversion"
+    " numpy rich",
     "__main__": "cli",
-    "imori": "errors tree shapes weights catalogue frameworks train export classifier",
+    "imori": "errors tree shapes weights catalogue frameworks train export classifier conversion",
 }
 OWN = {
     "numpy": {"engine", "threadpoolctl"},

@@ -26,6 +26,7 @@ LIGHT_COMMANDS = {
     "train-help": ("train", "--help"),
     "test-help": ("test", "--help"),
     "predict-help": ("predict", "--help"),
+    "convert-help": ("convert", "--help"),
 }
 
 

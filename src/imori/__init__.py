@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imori.catalogue import list_models, model
     from imori.classifier import Classifier, load
+    from imori.conversion import Conversion, convert
     from imori.errors import ImoriError
     from imori.export import export_onnx
     from imori.frameworks import build, dump_weights, logits, outputs
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Classifier",
+    "Conversion",
     "ImoriError",
     "Recipe",
     "build",
+    "convert",
     "dump_weights",
     "export_onnx",
     "initial_weights",
@@ -50,9 +53,11 @@ __all__ = [
 
 _HOME = {
     "Classifier": "classifier",
+    "Conversion": "conversion",
     "ImoriError": "errors",
     "Recipe": "train",
     "build": "frameworks",
+    "convert": "conversion",
     "dump_weights": "frameworks",
     "export_onnx": "export",
     "initial_weights": "weights",

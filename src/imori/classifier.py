@@ -173,20 +173,7 @@ class Classifier:
     def _held_back(self, strict: bool) -> Images:
         if self.run is None:
             raise RunError("a model file alone has no test part; name the photos to score")
-        data, held_back = self.run.data, self.run.part("test")
-        if not held_back:
-            raise RunError(f"{self.run.path} held back no test part of {data}; name the photos to score")
-        channels, workers = self.preprocessing.channels, os.cpu_count() or 1
-        if not Path(held_back[0][0]).is_absolute():  # digits and MNIST, whose parts are fixed
-            return open_labelled(data, self.classes, channels=channels, part="test", workers=workers)
-        return open_listed(
-            held_back,
-            self.classes,
-            channels=channels,
-            place=str(self.run.split_file),
-            strict=strict,
-            workers=workers,
-        )
+        return held_back(self.run, self.card, strict)
 
     def _best(self, probabilities: npt.NDArray[np.float64], top: int) -> tuple[tuple[str, float], ...]:
         order = np.argsort(-probabilities, kind="stable")[:top]
@@ -214,21 +201,37 @@ class Classifier:
         )
 
 
+def held_back(run: Run, card: Card, strict: bool = False) -> Images:
+    """The test part of a run. RunError where it held none back, DataError where the photos cannot be read any more."""
+    data, photos = run.data, run.part("test")
+    if not photos:
+        raise RunError(f"{run.path} held back no test part of {data}; name the photos to score")
+    channels, workers = card.input[0], os.cpu_count() or 1
+    if not Path(photos[0][0]).is_absolute():  # digits and MNIST, whose parts are fixed
+        return open_labelled(data, card.classes, channels=channels, part="test", workers=workers)
+    place = str(run.split_file)
+    return open_listed(photos, card.classes, channels=channels, place=place, strict=strict, workers=workers)
+
+
+def located(path: str | Path) -> tuple[Path, Run | None]:
+    """The file of a model, given as a run ("runs/latest" is the newest) or as the file, and its run if it has one."""
+    path = Path(path)
+    if not path.is_dir() and path.name != "latest":
+        return path, Run(path.parent) if (path.parent / "split.csv").exists() else None
+    run = find_run(path)
+    if not run.model_file.exists() and not run.recipe_file.exists():
+        raise RunError(f"{run.path} is no run; name the directory that `imori train` wrote, or a model.safetensors")
+    if not run.model_file.exists():
+        raise RunError(f"{run.path} has no model.safetensors: no epoch was finished; go on with it by --resume")
+    return run.model_file, run
+
+
 def load(path: str | Path, framework: str | None = None, device: str = "auto") -> Classifier:
     """A trained model from a run ("runs/latest" is the newest), from a model.safetensors or a .onnx of imori's.
 
     It is built in `framework`, or in the one that trained it where that is installed, or in another one that is.
     """
-    path, run = Path(path), None
-    if path.is_dir() or path.name == "latest":
-        run = find_run(path)
-        if not run.model_file.exists() and not run.recipe_file.exists():
-            raise RunError(f"{run.path} is no run; name the directory that `imori train` wrote, or a model.safetensors")
-        if not run.model_file.exists():
-            raise RunError(f"{run.path} has no model.safetensors: no epoch was finished; go on with it by --resume")
-        path = run.model_file
-    elif (path.parent / "split.csv").exists():
-        run = Run(path.parent)
+    path, run = located(path)
     weights, card = read_model(path)
     trained_in = card.framework if card.framework in frameworks.names() else None
     if framework is None and trained_in and frameworks.installed(trained_in):

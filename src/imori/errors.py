@@ -42,3 +42,7 @@ class RunError(ImoriError, RuntimeError):
 
 class FrameworkMissing(ImoriError, ImportError):
     """A framework that is not installed; names the extra that installs it."""
+
+
+class ConversionError(ImoriError, ValueError):
+    """A model that cannot be written for a framework, or that gives other numbers there."""

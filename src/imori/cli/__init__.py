@@ -1,4 +1,4 @@
-"""The command line: `imori train`, `test`, `predict`, `models`, `show`.
+"""The command line: `imori train`, `test`, `predict`, `convert`, `models`, `show`.
 
 It parses with argparse, because a command must answer at once: the alternatives take longer to import than `imori
 show` takes to run. Each command is a module that is imported when it is called; it declares its flags in a function
@@ -20,13 +20,21 @@ from imori.cli.parsing import Parser, UsageError
 from imori.errors import ImoriError, SizeError
 
 OK, WRONG, STOPPED, PIPE_CLOSED = 0, 2, 130, 141
-COMMANDS = {"train": "training", "test": "testing", "predict": "predicting", "models": "networks", "show": "show"}
+COMMANDS = {
+    "train": "training",
+    "test": "testing",
+    "predict": "predicting",
+    "convert": "converting",
+    "models": "networks",
+    "show": "show",
+}
 HELP = """\
 imori: a folder of photos becomes an image classifier, with any classic CNN, in the framework you use.
 
   imori train photos/ --model resnet18         train on a folder with a folder of photos for each class
   imori test runs/latest photos_test/          accuracy, precision and recall of each class, confusion matrix
   imori predict runs/latest holiday.jpg        what is in a photo, with probabilities
+  imori convert runs/latest --to keras a.keras the model in another framework's own file
   imori models                                 the networks that can be trained
   imori show resnet18                          a network's table: shapes, parameters, multiply-accumulates
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -41,7 +42,9 @@ def get(name: str | None = None) -> Framework:
     if name is None:
         name = next(candidate for candidate in names() if installed(candidate))
     if name not in names():
-        raise NameUnknown(f"there is no framework {name!r}; there are {', '.join(names())}")
+        near = difflib.get_close_matches(name, names(), n=2)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise NameUnknown(f"there is no framework {name!r}; there are {', '.join(names())}{meant}")
     if not installed(name):
         raise FrameworkMissing(f"{name} is not installed; install it by: {_how(name)}")
     for package in ALSO.get(name, ()):

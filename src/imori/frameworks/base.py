@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -94,6 +95,14 @@ class Framework(Protocol):
         """The dtypes that it builds in: "float32", "float64"."""
         ...
 
+    @property
+    def FORMS(self) -> Mapping[str, str]:  # noqa: N802
+        """How the names of the files end that `save` writes, and how the framework's users open each; "" is a folder.
+
+        "{}" stands for the file's name.
+        """
+        ...
+
     def device(self, name: str) -> str:
         """The device that `name` means here: "auto" is the fastest that is there. ImoriError for one that is not."""
         ...
@@ -124,6 +133,20 @@ class Framework(Protocol):
         A node is a layer, a `Sum`, a `Concat` or a chain; "" is the root. Its output is (N, C, H, W) or (N, F) in the
         model's dtype: a copy, whatever the layers after it do to the original. `check_paths` refuses any other path;
         an auxiliary head does not run at inference, and so has none.
+        """
+        ...
+
+    def save(self, native: Native, path: Path, about: Mapping[str, str]) -> None:
+        """Writes the file that the framework's own users load, in the form that its name's end says.
+
+        `about` is what the file says of itself; it goes along where the form has a place for it.
+        """
+        ...
+
+    def answers(self, twin: Native, path: Path, images: Array) -> Array:
+        """As `logits`, by what the framework itself loads from a file that `save` wrote.
+
+        `twin` is a model of the same network and dtype; where the file holds weights alone, it takes them.
         """
         ...
 

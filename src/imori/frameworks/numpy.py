@@ -6,9 +6,11 @@ The forward and backward passes are `imori.engine`'s; what other frameworks shar
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
@@ -29,9 +31,11 @@ from imori.frameworks.base import (
     weight_name,
 )
 from imori.shapes import Node, flat
+from imori.weights.file import read_tensors, write_tensors
 from imori.weights.names import compare
 
 DTYPES = ("float32", "float64")
+FORMS = {".npz": 'numpy.load("{}")', ".safetensors": 'imori.load("{}")'}
 SMALL = 2**26
 """Multiply-accumulates of one image. A network of fewer keeps to one of BLAS's threads: its products are so short that
 the threads would wait for each other longer than they work, and many times as long on a machine that is busy."""
@@ -180,6 +184,28 @@ def outputs(native: e.Network, images: Array, paths: Sequence[str]) -> dict[str,
         for layer in known.values():
             layer.hook = None
     return {path: found[path] for path in paths}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def save(native: e.Network, path: Path, about: Mapping[str, str]) -> None:
+    """Writes the arrays under canonical names: as .npz, with an entry "imori", or as a model.safetensors of our own."""
+    if path.suffix == ".npz":
+        entries: dict[str, Any] = {**native.weights, "imori": np.array(json.dumps(dict(about)))}
+        np.savez(path, **entries)
+    else:
+        write_tensors(path, native.weights, dict(about))
+
+
+def answers(twin: e.Network, path: Path, images: Array) -> Array:
+    """Logits (N, classes) by a file."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as held:
+            load(twin, {name: held[name] for name in twin.weights})
+    else:
+        load(twin, read_tensors(path)[0])
+    return logits(twin, images)
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from imori.shapes import Node, Shape, resolve
 from imori.weights.names import Weights, check, shapes_of
 
 FORMAT = "1"
+FORM = "format"
+"""In the metadata of a safetensors file whose tensors have the names and layouts of a framework: "pt" or "flax"."""
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bool": "BOOL",
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
@@ -99,7 +101,13 @@ def remedy(error: OSError, path: Path) -> str:
 
 
 def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all. RunError where it cannot be written, as on a full disk.
+    """A safetensors file, whole or not at all. RunError where it cannot be written, as on a full disk."""
+    with written(path) as beside:
+        write_tensors(beside, tensors, metadata, path)
+
+
+def write_tensors(path: Path, tensors: Weights, metadata: dict[str, str], named: Path | None = None) -> None:
+    """A safetensors file, which errors call `named`. OSError where it cannot be written.
 
     It is written here because the library writes the metadata in another order in every process. One tensor at a time
     is copied, if any. WeightsError for a dtype that the format has not.
@@ -111,12 +119,14 @@ def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None
     for name in order:
         tensor, begin = tensors[name], end
         if tensor.dtype.name not in DTYPES:
-            raise WeightsError(f"{name} is of {tensor.dtype}, which {path} cannot hold; it holds {', '.join(DTYPES)}")
+            raise WeightsError(
+                f"{name} is of {tensor.dtype}, which {named or path} cannot hold; it holds {', '.join(DTYPES)}"
+            )
         end += tensor.nbytes
         header[name] = {"dtype": DTYPES[tensor.dtype.name], "shape": tensor.shape, "data_offsets": (begin, end)}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
-    with written(path) as beside, open(beside, "wb") as file:
+    with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
             little = tensors[name].dtype.newbyteorder("<")
@@ -163,6 +173,7 @@ def save_model(path: str | Path, weights: Weights, card: Card) -> None:
 def read_saved(path: Path) -> tuple[Weights, Card]:
     """The weights of a model.safetensors (checked against its own tree), and what it says of itself."""
     weights, metadata = read_tensors(path)
+    _check_form(path, metadata)
     card = card_of(path, metadata)
     return fitting(weights, resolve(card.tree, card.input), path), card
 
@@ -172,7 +183,17 @@ def read_card(path: str | Path) -> Card:
     path = Path(path)
     with opened(path) as file:
         metadata = file.metadata() or {}
+    _check_form(path, metadata)
     return card_of(path, metadata)
+
+
+def _check_form(path: Path, metadata: Mapping[str, str]) -> None:
+    """WeightsError for a file that `imori convert` wrote for another framework's users."""
+    if "imori" in metadata and (form := metadata.get(FORM)):
+        raise WeightsError(
+            f"{path} was written for {form}; make a model.safetensors of it by: imori convert {path} --to numpy"
+            " model.safetensors"
+        )
 
 
 def fitting(weights: Weights, root: Node, path: Path) -> Weights:

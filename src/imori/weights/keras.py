@@ -44,7 +44,7 @@ RESPELT = {
 """What keras-applications 1.0 called layers of DenseNet, ResNet and MobileNet-v2 that have other names since."""
 KINDS = {
     "Conv2D": "conv2d", "DepthwiseConv2D": "depthwise_conv2d", "SeparableConv2D": "separable_conv2d",
-    "BatchNormalization": "batch_normalization", "Dense": "dense",
+    "BatchNormalization": "batch_normalization", "Dense": "dense", "Conv2DTranspose": "conv2d_transpose",
 }  # fmt: skip
 """A class of Keras -> what its groups are called."""
 GROUP = re.compile(r"layers/([^/]+)/vars/(\d+)")
@@ -117,6 +117,21 @@ def _in_groups(held: Mapping[str, Any], config: bytes, root: Node, names: Mappin
                 order = order or _numbered(_in_config(config) if config else _in_order(root, names))
                 layer = order.get(group, f"layers/{group}")
             layers.setdefault(layer, {})[int(number)] = (number, place)
+    return layers
+
+
+def named_layers(held: Mapping[str, Any], config: bytes, path: Path) -> dict[str, dict[int, str]]:
+    """Layer -> the number of each of its weights -> its place in the file, of a file that names its layers."""
+    order = _numbered(_in_config(config)) if config else {}
+    layers: dict[str, dict[int, str]] = {}
+    for place in held:
+        if found := GROUP.fullmatch(place):
+            group, number = found.groups()
+            attributes = held[f"layers/{group}/vars/"]
+            layer = strings(attributes, "name")[0] if "name" in attributes.attrs else order.get(group)
+            if layer is None:
+                raise WeightsError(f"{path} does not name its layers, as a .weights.h5 of an old Keras; save a .keras")
+            layers.setdefault(layer, {})[int(number)] = place
     return layers
 
 

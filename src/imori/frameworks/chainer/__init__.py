@@ -17,11 +17,27 @@ from imori import tree as t
 from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, InputCheck, Setup, Weights, check_paths
 from imori.frameworks.chainer.links import link_of, walk
+from imori.frameworks.chainer.saving import FORMS, answers, save
 from imori.frameworks.chainer.shims import chainer
 from imori.frameworks.chainer.step import ChainerStep
 from imori.frameworks.chainer.weights import Built, arrays, as_array, as_variable, running
 from imori.shapes import Node
 from imori.weights.names import compare
+
+__all__ = [
+    "DTYPES",
+    "FORMS",
+    "answers",
+    "build",
+    "device",
+    "dump",
+    "load",
+    "logits",
+    "outputs",
+    "owns",
+    "prepare",
+    "save",
+]
 
 DTYPES = ("float32", "float64")
 

@@ -26,10 +26,26 @@ from imori import tree as t
 from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, Setup, Weights, check_paths
 from imori.frameworks.flax.layers import Combinator, Tensor, channels_first, channels_last, root_of
+from imori.frameworks.flax.saving import FORMS, answers, save
 from imori.frameworks.flax.step import FlaxStep
 from imori.frameworks.flax.weights import exact, fill, module_at, origin, outward, places
 from imori.shapes import Node
 from imori.weights.names import compare
+
+__all__ = [
+    "DTYPES",
+    "FORMS",
+    "answers",
+    "build",
+    "device",
+    "dump",
+    "load",
+    "logits",
+    "outputs",
+    "owns",
+    "prepare",
+    "save",
+]
 
 DTYPES = ("float32", "float64")
 

@@ -14,6 +14,7 @@ from imori import tree as t
 from imori.frameworks.base import Array, Weights, weight_name
 from imori.frameworks.flax.layers import Combinator, Origin, Tensor
 from imori.shapes import Node, flat
+from imori.weights.native import from_flax, stands_in, swapped
 
 
 @contextlib.contextmanager
@@ -64,27 +65,11 @@ def inward(node: Node, array: Array, dtype: str) -> Array:
     `nnx.ConvTranspose` has in and out the other way round, as our own transposed convolution has. The kernel of the
     convolution that stands in for one in groups is turned by 180°.
     """
-    if array.ndim == 4 and (groups := _stands_in(node)):
-        array = _swapped(array, groups)[:, :, ::-1, ::-1]
+    if array.ndim == 4 and (groups := stands_in(node)):
+        array = swapped(array, groups)[:, :, ::-1, ::-1]
     return np.array(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T, dtype, order="C")
 
 
 def outward(node: Node, tensor: Any) -> Array:
     """From Flax's layout to the canonical one: a copy."""
-    array = np.asarray(tensor)
-    array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-    if array.ndim == 4 and (groups := _stands_in(node)):
-        array = _swapped(array, groups)[:, :, ::-1, ::-1]
-    return np.array(array, order="C")
-
-
-def _stands_in(node: Node) -> int:
-    """The groups of a transposed convolution that is built as a convolution, 0 for any other layer."""
-    return node.layer.groups if isinstance(node.layer, t.ConvTranspose) and node.layer.groups > 1 else 0
-
-
-def _swapped(kernel: Array, groups: int) -> Array:
-    """(groups · a, b, ...) -> (groups · b, a, ...): in and out change places in each group."""
-    first, second, *window = kernel.shape
-    split = kernel.reshape(groups, first // groups, second, *window).swapaxes(1, 2)
-    return split.reshape(groups * second, first // groups, *window)
+    return from_flax(node, np.asarray(tensor))

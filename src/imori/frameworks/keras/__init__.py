@@ -20,9 +20,23 @@ from typing import Any
 from imori.frameworks.base import Setup
 from imori.frameworks.keras.backend import device
 from imori.frameworks.keras.model import build, dump, load, logits, outputs, owns
+from imori.frameworks.keras.saving import FORMS, answers, save
 from imori.frameworks.keras.step import KerasStep
 
-__all__ = ["DTYPES", "build", "device", "dump", "load", "logits", "outputs", "owns", "prepare"]
+__all__ = [
+    "DTYPES",
+    "FORMS",
+    "answers",
+    "build",
+    "device",
+    "dump",
+    "load",
+    "logits",
+    "outputs",
+    "owns",
+    "prepare",
+    "save",
+]
 
 DTYPES = ("float32", "float64")
 

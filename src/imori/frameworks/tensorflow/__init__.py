@@ -24,9 +24,25 @@ from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, Setup, Weights, check_paths
 from imori.frameworks.tensorflow.layers import network_of
 from imori.frameworks.tensorflow.modules import Network, Run, Tensor, as_array, as_batch, computing
+from imori.frameworks.tensorflow.saving import FORMS, answers, save
 from imori.frameworks.tensorflow.step import TensorFlowStep
 from imori.shapes import Node
 from imori.weights.names import compare
+
+__all__ = [
+    "DTYPES",
+    "FORMS",
+    "answers",
+    "build",
+    "device",
+    "dump",
+    "load",
+    "logits",
+    "outputs",
+    "owns",
+    "prepare",
+    "save",
+]
 
 DTYPES = ("float32", "float64")
 

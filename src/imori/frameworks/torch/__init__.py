@@ -19,10 +19,26 @@ from imori import tree as t
 from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, Setup, Weights, check_paths
 from imori.frameworks.torch.layers import InputHook, awake, module_of
+from imori.frameworks.torch.saving import FORMS, answers, save
 from imori.frameworks.torch.step import TorchStep
-from imori.frameworks.torch.weights import AsImages, as_array, canonical, exact, tensors, unwrapped
+from imori.frameworks.torch.weights import AsImages, as_array, canonical, evaluating, exact, tensors, unwrapped
 from imori.shapes import Node
 from imori.weights.names import compare
+
+__all__ = [
+    "DTYPES",
+    "FORMS",
+    "answers",
+    "build",
+    "device",
+    "dump",
+    "load",
+    "logits",
+    "outputs",
+    "owns",
+    "prepare",
+    "save",
+]
 
 DTYPES = ("float32", "float64")
 
@@ -86,14 +102,8 @@ def dump(native: nn.Module) -> Weights:
 def logits(native: nn.Module, images: Array) -> Array:
     """Inference on images (N, C, H, W) -> (N, classes); the mode of every submodule is left as it was."""
     batch = AsImages.of(native)(images)
-    modes = [(module, module.training) for module in native.modules()]
-    native.eval()
-    try:
-        with torch.inference_mode(), exact():
-            return as_array(native(batch))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(native), torch.inference_mode(), exact():
+        return as_array(native(batch))
 
 
 def outputs(native: nn.Module, images: Array, paths: Sequence[str]) -> dict[str, Array]:

@@ -85,6 +85,18 @@ class AsImages:
 
 
 @contextlib.contextmanager
+def evaluating(native: nn.Module) -> Iterator[None]:
+    """Inside, the module is in evaluation; the mode of every submodule is left as it was."""
+    modes = [(module, module.training) for module in native.modules()]
+    native.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
 def exact() -> Iterator[None]:
     """CUDA without the short floats of TF32, and with sums in the same order in every run."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):

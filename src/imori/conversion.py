@@ -1,0 +1,251 @@
+"""A model into the files of another framework, with the proof that it gives the same numbers there.
+
+The weights are read under canonical names, the model is built in the framework and saved, and the file is opened again
+by the framework's own loader. Its logits must be those of the model that was given. Until they are, nothing is at the
+place that was asked for. Auxiliary heads, which count in training alone, are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from imori import catalogue, frameworks
+from imori import tree as t
+from imori.classifier import held_back, located
+from imori.errors import ConversionError, DataError, ImoriError, RunError
+from imori.frameworks.base import Array, Framework, Native
+from imori.shapes import Shape, flat, resolve
+from imori.train.run import Run, preprocessing_of
+from imori.weights import Card, read_weights, restrict
+from imori.weights.file import remedy
+from imori.weights.names import Weights
+from imori.weights.native import native_card, read_native
+
+TOLERANCE = 1e-4
+"""The largest difference that is let pass, as a share of the largest logit."""
+REAL, DRAWN = 32, 8
+"""How many test images are compared, and how many random ones where a model has none."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written, and how it was compared."""
+
+    file: Path
+    framework: str
+    reference: str
+    """The framework that ran the model as it was given."""
+    difference: float
+    """The largest between two logits, as a share of the largest logit."""
+    images: str
+    """What both ran on, in words."""
+    opening: str
+    """How the framework's users open the file."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as it was given."""
+
+    card: Card
+    weights: Weights
+    file: Path
+    run: Run | None = None
+
+
+def convert(
+    path: str | Path,
+    to: str,
+    file: str | Path,
+    *,
+    model: str | None = None,
+    classes: int | Sequence[str] | None = None,
+    source: str = "imori",
+    channels: int | None = None,
+    size: int | tuple[int, int] | None = None,
+) -> Conversion:
+    """Writes a model for the users of the framework `to` into `file`, whose end says the form.
+
+    `path` is a run, a model.safetensors, or a file of weights. One that does not say what it is needs `model`, a name
+    of the catalogue or "name@variant", and its `classes`, and perhaps `channels` (3) and `size` (the paper's); `source`
+    is whose file it is, as in `read_weights`. Both sides run on test images of the run, or on random ones.
+
+    ConversionError where the numbers differ by more than 1e-4 of the largest logit, with the first layer that differs,
+    and where `file` cannot be written so. No file is replaced, and nothing is left behind.
+    """
+    file = Path(file)
+    target = frameworks.get(to)
+    opening = _form(target, to, file)
+    _check_place(file)
+    given = _source(Path(path), model, classes, source, channels, size)
+    tree = t.without_heads(given.card.tree)
+    card, weights = replace(given.card, tree=tree), restrict(given.weights, tree)
+    wide = any(value.dtype == np.float64 for value in weights.values())
+    dtype = "float64" if wide else "float32"
+
+    def made(name: str, weights: Weights) -> Native:
+        return frameworks.build(tree, card.input, name, weights, dtype)
+
+    reference = _reference(card, to)
+    first, native = made(reference, weights), made(to, weights)
+    images, described = _images(given)
+    expected = frameworks.logits(first, images)
+    _check_logits(expected, given.file)
+    if not _difference(expected, frameworks.logits(native, images)) <= TOLERANCE:
+        raise ConversionError(_parting(first, native, tree, images, f"{reference} and {to}"))
+    with _placed(file) as beside:
+        _save(target, native, beside, card, file)
+        twin = made(to, {name: np.zeros_like(value) for name, value in weights.items()})
+        difference = _difference(expected, target.answers(twin, beside, images))
+        if not difference <= TOLERANCE:
+            raise ConversionError(
+                f"{file} was not written: opened again, it gives logits that differ by {difference:.1e} of the largest,"
+                f" and {TOLERANCE:.0e} is let pass"
+            )
+    return Conversion(file, to, reference, difference, described, opening.format(file))
+
+
+# --- where to --------------------------------------------------------------------------------------------------------
+
+
+def _form(target: Framework, to: str, file: Path) -> str:
+    """How a file of this name is opened. ConversionError for a name whose end is none of the framework's."""
+    for end, opening in target.FORMS.items():
+        if file.name.endswith(end) if end else not file.suffix:
+            return opening
+    ends = " or ".join(end or "a folder, whose name has no extension" for end in target.FORMS)
+    raise ConversionError(f"{file} is no file for {to}, which takes {ends}; name it so")
+
+
+def _check_place(file: Path) -> None:
+    """ConversionError where something is there already, or no folder to write to."""
+    if os.path.lexists(file):
+        raise ConversionError(f"{file} is there already, and would be overwritten; choose another name")
+    if not file.parent.is_dir():
+        raise ConversionError(f"{file.parent} is no folder; make it first, or choose another place")
+
+
+@contextlib.contextmanager
+def _placed(file: Path) -> Iterator[Path]:
+    """A path of the same name, in a folder beside; what is there takes its place at the end, if all went well."""
+    folder = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        folder.mkdir()
+        yield folder / file.name
+        _check_place(file)
+        (folder / file.name).rename(file)
+    except OSError as error:
+        said = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise RunError(f"{file} could not be written: {said}; {remedy(error, file)}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _save(target: Framework, native: Native, beside: Path, card: Card, file: Path) -> None:
+    try:
+        target.save(native, beside, card.metadata())
+        for written in (beside, *beside.rglob("*")):
+            if written.is_file():
+                with open(written, "rb+") as opened:
+                    os.fsync(opened.fileno())
+    except (ImoriError, OSError):
+        raise
+    except Exception as error:  # each framework has its own errors of a full disk
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise RunError(
+            f"{file} could not be written ({said}); the disk may be full: free some space, or choose another place"
+        ) from error
+
+
+# --- where from ------------------------------------------------------------------------------------------------------
+
+
+def _source(
+    path: Path,
+    model: str | None,
+    classes: int | Sequence[str] | None,
+    source: str,
+    channels: int | None,
+    size: int | tuple[int, int] | None,
+) -> Source:
+    if (path / "saved_model.pb").exists():
+        raise ConversionError(f"{path} is a SavedModel, which is a program; name the run or file that it was made from")
+    file, run = located(path)
+    if not file.is_file():
+        raise ConversionError(f"{file} is not there; name a run, or a file of weights")
+    settled = {"model": model, "classes": classes, "channels": channels, "size": size}
+    card = native_card(file)
+    if card is not None:
+        wrong = [name for name, value in settled.items() if value is not None]
+        if wrong:
+            raise ConversionError(f"{file} says itself what network it is; leave out {', '.join(wrong)}")
+        if card.preprocessing:
+            preprocessing_of(card, file)
+        return Source(card, read_native(file, resolve(card.tree, card.input)), file, run)
+    if model is None or classes is None:
+        raise ConversionError(
+            f"{file} holds weights and does not say of what: give the model and its classes, as --model resnet18"
+            " --classes 1000 (and --source torchvision, timm or keras where it is theirs)"
+        )
+    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+    variant = None if source == "imori" or "@" in model else source
+    tree = t.without_heads(catalogue.model(model, len(names), channels or 3, variant))
+    side = size or catalogue.size_of(model.partition("@")[0])
+    shape: Shape = (channels or 3, *(side if isinstance(side, tuple) else (side, side)))
+    ours = source == "imori"
+    weights = read_native(file, resolve(tree, shape)) if ours else read_weights(file, tree, source, shape)
+    return Source(Card(tree, shape, names, {}, model=model), weights, file)
+
+
+# --- both sides ------------------------------------------------------------------------------------------------------
+
+
+def _reference(card: Card, to: str) -> str:
+    """The framework that trained the model; NumPy where that is the same as the target, or is not installed."""
+    known = card.framework in frameworks.names() and frameworks.installed(card.framework)
+    return card.framework if known and card.framework != to else "numpy"
+
+
+def _images(given: Source) -> tuple[Array, str]:
+    """Images (N, C, H, W) to compare on, and what they are in words."""
+    card = given.card
+    if given.run is not None:
+        with contextlib.suppress(DataError, RunError):  # none were held back, or they are not there any more
+            found, preprocessing = held_back(given.run, card), preprocessing_of(card, given.file)
+            chosen = np.unique(np.linspace(0, len(found) - 1, min(REAL, len(found))).astype(int)).tolist()
+            photos = [preprocessing(found.open(i, preprocessing.least)) for i in chosen]
+            return np.stack(photos), f"{len(photos)} test images of the run"
+    drawn = np.random.default_rng(0).standard_normal((DRAWN, *card.input), dtype=np.float32)
+    return drawn, f"{DRAWN} random images"
+
+
+def _check_logits(logits: Array, file: Path) -> None:
+    if not np.isfinite(logits).all():
+        raise ConversionError(f"{file} gives logits that are not finite, which cannot be compared; use another model")
+
+
+def _difference(expected: Array, found: Array) -> float:
+    """The largest between two values, as a share of the largest expected one."""
+    if expected.shape != found.shape:
+        return float("inf")
+    return float(np.abs(expected - found).max() / (np.abs(expected).max() or 1.0))
+
+
+def _parting(first: Native, second: Native, tree: t.Tree, images: Array, who: str) -> str:
+    """What is said of two models that differ: the first layer where they do."""
+    paths = [node.path for node in flat(resolve(tree, images.shape[1:]))]
+    for path in paths:
+        one, two = (frameworks.outputs(native, images[:2], [path])[path] for native in (first, second))
+        if not (difference := _difference(one, two)) <= TOLERANCE:
+            return (
+                f"{who} give other numbers, first at {path or 'the only layer'}: they differ by {difference:.1e} of the"
+                f" largest value, and {TOLERANCE:.0e} is let pass; nothing was written"
+            )
+    return f"{who} give other logits, though no layer alone differs by more than {TOLERANCE:.0e}; nothing was written"
