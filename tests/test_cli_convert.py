@@ -173,8 +173,20 @@ def test_weights_of_nobody_knows_what(refused, converted, digits_run: Path) -> N
 
 
 def test_a_file_that_says_what_it_is(refused, digits_run: Path) -> None:
-    flags = ("--model", "lenet", "--classes", 10)
-    refused(digits_run, "numpy", "a.npz", "says itself what network it is", "leave out model, classes", flags=flags)
+    flags = ("--model", "lenet", "--classes", 10, "--source", "timm")
+    mentions = ("says itself what network it is", "leave out model, classes, source")
+    refused(digits_run, "numpy", "a.npz", *mentions, flags=flags)
+
+
+def test_two_classes_of_one_name(refused, converted, digits_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\n\na\n")
+    flags = ("--model", "lenet", "--classes", tmp_path / "names.txt")
+    refused(converted(digits_run, "torch", "a.pth"), "numpy", "a.npz", "'a' names two of the classes", flags=flags)
+
+
+def test_classes_that_are_no_number_and_no_file(refused, digits_run: Path) -> None:
+    flags = ("--model", "lenet", "--classes", "ten")
+    refused(digits_run, "numpy", "a.npz", "--classes ten is no number", flags=flags)
 
 
 def test_a_file_of_the_wrong_net(refused, converted, digits_run: Path) -> None:

@@ -113,6 +113,22 @@ def test_a_missing_part_of_onnx_is_named_before_it_is_imported(hidden: str, pets
     assert set(done.stdout.split()).isdisjoint(FRAMEWORKS)
 
 
+@pytest.mark.parametrize("chosen", ["torch", "keras", "tensorflow", "flax", "chainer", "onnx"])
+def test_convert_names_a_missing_framework_before_any_is_imported(chosen: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, chosen, "convert", "run", "--to", chosen, "file"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {chosen} is not installed")
+    assert f"imori[{chosen}]" in done.stderr
+    assert set(done.stdout.split()).isdisjoint(FRAMEWORKS)
+    assert not list(tmp_path.iterdir()), "nothing was written"
+
+
 def test_train_is_the_function_whatever_was_imported_first() -> None:
     imported_by(
         "import imori.train.recipe\nfrom imori.train import Recipe\nimport imori\n"

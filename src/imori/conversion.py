@@ -180,7 +180,8 @@ def _source(
     file, run = located(path)
     if not file.is_file():
         raise ConversionError(f"{file} is not there; name a run, or a file of weights")
-    settled = {"model": model, "classes": classes, "channels": channels, "size": size}
+    theirs = None if source == "imori" else source
+    settled = {"model": model, "classes": classes, "channels": channels, "size": size, "source": theirs}
     card = native_card(file)
     if card is not None:
         wrong = [name for name, value in settled.items() if value is not None]
@@ -195,12 +196,13 @@ def _source(
             " --classes 1000 (and --source torchvision, timm or keras where it is theirs)"
         )
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
-    variant = None if source == "imori" or "@" in model else source
-    tree = t.without_heads(catalogue.model(model, len(names), channels or 3, variant))
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConversionError(f"{twice!r} names two of the classes; each must have its own name")
+    tree = t.without_heads(catalogue.model(model, len(names), channels or 3, None if "@" in model else theirs))
     side = size or catalogue.size_of(model.partition("@")[0])
     shape: Shape = (channels or 3, *(side if isinstance(side, tuple) else (side, side)))
-    ours = source == "imori"
-    weights = read_native(file, resolve(tree, shape)) if ours else read_weights(file, tree, source, shape)
+    weights = read_weights(file, tree, source, shape) if theirs else read_native(file, resolve(tree, shape))
     return Source(Card(tree, shape, names, {}, model=model), weights, file)
 
 

@@ -34,7 +34,7 @@ imori: a folder of photos becomes an image classifier, with any classic CNN, in 
   imori train photos/ --model resnet18         train on a folder with a folder of photos for each class
   imori test runs/latest photos_test/          accuracy, precision and recall of each class, confusion matrix
   imori predict runs/latest holiday.jpg        what is in a photo, with probabilities
-  imori convert runs/latest --to keras a.keras the model in another framework's own file
+  imori convert runs/a --to keras a.keras      the model for another framework
   imori models                                 the networks that can be trained
   imori show resnet18                          a network's table: shapes, parameters, multiply-accumulates
 

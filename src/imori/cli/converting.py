@@ -83,6 +83,6 @@ def _classes(asked: str | None) -> int | list[str] | None:
     if asked is None or (asked.isascii() and asked.isdigit()):
         return asked if asked is None else int(asked)
     try:
-        return Path(asked).read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in Path(asked).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--classes {asked} is no number, and cannot be read as a file of names: {error}") from error
