@@ -34,7 +34,8 @@ ARROWS = {
     "train": "errors tree shapes weights optimizers catalogue data frameworks frameworks.base numpy",
     "export": "errors tree weights data frameworks frameworks.onnx train",
     "classifier": "errors export weights data frameworks frameworks.base train numpy",
-    "conversion": "errors export tree shapes weights catalogue frameworks frameworks.base train classifier numpy",
+    "conversion": "errors tree shapes weights catalogue frameworks frameworks.base frameworks.onnx train export"
+    " classifier numpy PIL",
     "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier conversion"
     " numpy rich",
     "__main__": "cli",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,48 @@ def test_float64_stays(converted, tmp_path: Path) -> None:
     assert all(tensor.dtype == torch.float64 for tensor in state.values())
 
 
+def test_onnx_takes_photos_and_gives_probabilities(command, digits_run: Path, tmp_path: Path) -> None:
+    there = tmp_path / "a.onnx"
+    answer = command("convert", digits_run, "--to", "onnx", there)
+    assert answer.code == 0, answer.err
+    difference, images, _, opening = answer.out.splitlines()
+    assert float(difference.split()[2]) < 1e-5
+    assert difference.endswith("of the largest probability, numpy against onnx")
+    assert images.endswith("32 test images of the run")
+    assert opening.endswith(f'onnxruntime.InferenceSession("{there}")')
+    imori.load(digits_run).export_onnx(tmp_path / "same.onnx")
+    assert there.read_bytes() == (tmp_path / "same.onnx").read_bytes()
+
+
+def test_onnx_without_preprocessing_gives_logits(command, digits_run: Path, tmp_path: Path) -> None:
+    answer = command("convert", digits_run, "--to", "onnx", tmp_path / "a.onnx", "--no-preprocessing")
+    assert answer.code == 0, answer.err
+    assert "of the largest logit, numpy against onnx" in answer.out
+    imori.load(digits_run).export_onnx(tmp_path / "same.onnx", preprocessing=False)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "same.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-preprocessing",)])
+def test_onnx_there_and_back_is_the_same_file(converted, digits_run: Path, flags: tuple[str, ...]) -> None:
+    back = converted(converted(digits_run, "onnx", "a.onnx", *flags), "numpy", "b.safetensors")
+    assert back.read_bytes() == (digits_run / "model.safetensors").read_bytes()
+
+
+def test_a_photo_network_of_no_run_is_compared_on_random_photos(command, digits_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone.safetensors").write_bytes((digits_run / "model.safetensors").read_bytes())
+    answer = command("convert", tmp_path / "alone.safetensors", "--to", "onnx", tmp_path / "a.onnx")
+    assert "of the largest probability" in answer.out
+    assert "8 random images" in answer.out
+
+
+def test_onnx_of_wide_weights_is_of_float32(converted, tmp_path: Path) -> None:
+    tree = Chain(conv=Conv(3, 3), gap=GlobalAvgPool(), fc=Linear(2))
+    weights = initial_weights(tree, (1, 8, 8), dtype="float64")
+    save_model(tmp_path / "d.safetensors", weights, Card(tree, (1, 8, 8), ("a", "b"), {}))
+    held, _ = read_model(converted(tmp_path / "d.safetensors", "onnx", "d.onnx"))
+    assert all((held[name] == value.astype("float32")).all() for name, value in weights.items())
+
+
 # --- what it refuses --------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +180,11 @@ def test_an_unknown_framework(refused, digits_run: Path) -> None:
 )
 def test_an_extension_of_another_framework(refused, digits_run: Path, to: str, takes: str) -> None:
     refused(digits_run, to, "a.keras", "a.keras is no file for", takes)
+
+
+def test_preprocessing_is_left_out_of_onnx_alone(refused, digits_run: Path) -> None:
+    flags = ("--no-preprocessing",)
+    refused(digits_run, "numpy", "a.npz", "a file for numpy never holds the preprocessing", "onnx", flags=flags)
 
 
 def test_a_framework_that_is_not_installed(refused, digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,9 +277,9 @@ def test_code_in_a_file_is_never_run(refused, converted, digits_run: Path, tmp_p
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.npz"])
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.npz", "a.onnx"])
 def test_a_file_cut_short(refused, converted, digits_run: Path, name: str) -> None:
-    file = converted(digits_run, "numpy" if name == "a.npz" else "torch", name)
+    file = converted(digits_run, {"a.npz": "numpy", "a.onnx": "onnx"}.get(name, "torch"), name)
     file.write_bytes(file.read_bytes()[:-1000])
     flags = ("--model", "lenet", "--classes", 10) if name == "a.pth" else ()
     refused(file, "numpy", "b.npz", name, "cut short", flags=flags)
@@ -275,7 +323,17 @@ def test_the_file_is_compared_and_not_the_model_in_memory(refused, digits_run: P
         save(native, path, about)
 
     monkeypatch.setattr(target, "save", off)
-    refused(digits_run, "numpy", "a.npz", "opened again, it gives logits that differ by")
+    refused(digits_run, "numpy", "a.npz", "opened again, it gives another logit, by ")
+
+
+def test_a_graph_with_another_preprocessing_is_refused(refused, digits_run: Path, monkeypatch) -> None:
+    export = conversion.export_onnx
+
+    def off(path: Path, weights: object, card: Card) -> None:
+        export(path, weights, replace(card, preprocessing=card.preprocessing | {"scale": 1 / 250}))
+
+    monkeypatch.setattr(conversion, "export_onnx", off)
+    refused(digits_run, "onnx", "a.onnx", "opened again, it gives another probability, by ")
 
 
 def test_logits_that_are_no_numbers_are_refused(refused, tmp_path: Path) -> None:
@@ -305,6 +363,10 @@ images = np.load(sys.argv[2])
 path = sys.argv[1]
 """
 ALONE = {
+    "a.onnx": """
+import onnxruntime
+logits = onnxruntime.InferenceSession(path).run(None, {"images": images})[0]
+""",
     "a.pth": """
 import torch
 from torch import nn
@@ -367,6 +429,7 @@ logits = net.fc(F.average(F.relu(net.conv(images)), axis=(2, 3))).array
 """,
 }
 OF = {
+    "a.onnx": "onnx",
     "a.pth": "torch",
     "a.pt2": "torch",
     "a.keras": "keras",

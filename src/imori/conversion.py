@@ -1,8 +1,9 @@
 """A model into the files of another framework, with the proof that it gives the same numbers there.
 
 The weights are read under canonical names, the model is built in the framework and saved, and the file is opened again
-by the framework's own loader. Its logits must be those of the model that was given. Until they are, nothing is at the
-place that was asked for. Auxiliary heads, which count in training alone, are left out.
+by the framework's own loader. Its logits must be those of the model that was given; of an ONNX file that takes photos,
+its probabilities. Until they are, nothing is at the place that was asked for. Auxiliary heads, which count in training
+alone, are left out.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from imori import catalogue, frameworks
 from imori import tree as t
 from imori.classifier import held_back, located
 from imori.errors import ConversionError, DataError, ImoriError, RunError
+from imori.export import export_onnx
 from imori.frameworks.base import Array, Framework, Native
 from imori.shapes import Shape, flat, resolve
+from imori.train.metrics import softmax
 from imori.train.run import Run, preprocessing_of
 from imori.weights import Card, read_weights, restrict
 from imori.weights.file import remedy
@@ -43,7 +47,9 @@ class Conversion:
     reference: str
     """The framework that ran the model as it was given."""
     difference: float
-    """The largest between two logits, as a share of the largest logit."""
+    """The largest between two values, as a share of the largest one."""
+    values: str
+    """What was compared: "logit", or "probability" of a file that takes photos."""
     images: str
     """What both ran on, in words."""
     opening: str
@@ -70,12 +76,15 @@ def convert(
     source: str = "imori",
     channels: int | None = None,
     size: int | tuple[int, int] | None = None,
+    preprocessing: bool = True,
 ) -> Conversion:
     """Writes a model for the users of the framework `to` into `file`, whose end says the form.
 
     `path` is a run, a model.safetensors, or a file of weights. One that does not say what it is needs `model`, a name
     of the catalogue or "name@variant", and its `classes`, and perhaps `channels` (3) and `size` (the paper's); `source`
-    is whose file it is, as in `read_weights`. Both sides run on test images of the run, or on random ones.
+    is whose file it is, as in `read_weights`. Both sides run on test images of the run, or on random ones. An ONNX file
+    takes photos and gives probabilities, as `export_onnx` has it, where the model's preprocessing is known; without
+    `preprocessing` it takes images that are preprocessed, and gives logits, as the other frameworks' files do.
 
     ConversionError where the numbers differ by more than 1e-4 of the largest logit, with the first layer that differs,
     and where `file` cannot be written so. No file is replaced, and nothing is left behind.
@@ -84,32 +93,41 @@ def convert(
     target = frameworks.get(to)
     opening = _form(target, to, file)
     _check_place(file)
+    if to != "onnx" and not preprocessing:
+        raise ConversionError(f"a file for {to} never holds the preprocessing; leave the flag out, it is for onnx")
     given = _source(Path(path), model, classes, source, channels, size)
     tree = t.without_heads(given.card.tree)
     card, weights = replace(given.card, tree=tree), restrict(given.weights, tree)
     wide = any(value.dtype == np.float64 for value in weights.values())
-    dtype = "float64" if wide else "float32"
+    dtype = "float64" if wide and "float64" in target.DTYPES else "float32"
+    photos = to == "onnx" and preprocessing and bool(card.preprocessing)
 
     def made(name: str, weights: Weights) -> Native:
         return frameworks.build(tree, card.input, name, weights, dtype)
 
     reference = _reference(card, to)
     first, native = made(reference, weights), made(to, weights)
-    images, described = _images(given)
+    pictures, images, described = _images(given)
     expected = frameworks.logits(first, images)
     _check_logits(expected, given.file)
     if not _difference(expected, frameworks.logits(native, images)) <= TOLERANCE:
         raise ConversionError(_parting(first, native, tree, images, f"{reference} and {to}"))
     with _placed(file) as beside:
-        _save(target, native, beside, card, file)
-        twin = made(to, {name: np.zeros_like(value) for name, value in weights.items()})
-        difference = _difference(expected, target.answers(twin, beside, images))
+        if photos:
+            _save(lambda: export_onnx(beside, weights, card), beside, file)
+            found = _from_photos(beside, pictures)
+            expected, values = softmax(expected), "probability"
+        else:
+            _save(lambda: target.save(native, beside, card.metadata()), beside, file)
+            twin = made(to, {name: np.zeros_like(value) for name, value in weights.items()})
+            found, values = target.answers(twin, beside, images), "logit"
+        difference = _difference(expected, found)
         if not difference <= TOLERANCE:
             raise ConversionError(
-                f"{file} was not written: opened again, it gives logits that differ by {difference:.1e} of the largest,"
+                f"{file} was not written: opened again, it gives another {values}, by {difference:.1e} of the largest,"
                 f" and {TOLERANCE:.0e} is let pass"
             )
-    return Conversion(file, to, reference, difference, described, opening.format(file))
+    return Conversion(file, to, reference, difference, values, described, opening.format(file))
 
 
 # --- where to --------------------------------------------------------------------------------------------------------
@@ -148,13 +166,15 @@ def _placed(file: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _save(target: Framework, native: Native, beside: Path, card: Card, file: Path) -> None:
+def _save(write: Callable[[], None], beside: Path, file: Path) -> None:
     try:
-        target.save(native, beside, card.metadata())
+        write()
         for written in (beside, *beside.rglob("*")):
             if written.is_file():
                 with open(written, "rb+") as opened:
                     os.fsync(opened.fileno())
+    except RunError as error:
+        raise RunError(str(error).replace(str(beside), str(file))) from error
     except (ImoriError, OSError):
         raise
     except Exception as error:  # each framework has its own errors of a full disk
@@ -215,17 +235,39 @@ def _reference(card: Card, to: str) -> str:
     return card.framework if known and card.framework != to else "numpy"
 
 
-def _images(given: Source) -> tuple[Array, str]:
-    """Images (N, C, H, W) to compare on, and what they are in words."""
+def _images(given: Source) -> tuple[list[Image.Image], Array, str]:
+    """Pictures to compare on where they are preprocessed, the images (N, C, H, W) of them, and what they are in words.
+
+    Random ones are of two sizes, and of patches: their details survive a resize.
+    """
     card = given.card
-    if given.run is not None:
+    preprocessing = preprocessing_of(card, given.file) if card.preprocessing else None
+    if given.run is not None and preprocessing is not None:
         with contextlib.suppress(DataError, RunError):  # none were held back, or they are not there any more
-            found, preprocessing = held_back(given.run, card), preprocessing_of(card, given.file)
+            found = held_back(given.run, card)
             chosen = np.unique(np.linspace(0, len(found) - 1, min(REAL, len(found))).astype(int)).tolist()
-            photos = [preprocessing(found.open(i, preprocessing.least)) for i in chosen]
-            return np.stack(photos), f"{len(photos)} test images of the run"
-    drawn = np.random.default_rng(0).standard_normal((DRAWN, *card.input), dtype=np.float32)
-    return drawn, f"{DRAWN} random images"
+            pictures = [found.open(i, preprocessing.least) for i in chosen]
+            return (
+                pictures,
+                np.stack([preprocessing(each) for each in pictures]),
+                f"{len(chosen)} test images of the run",
+            )
+    rng, described = np.random.default_rng(0), f"{DRAWN} random images"
+    if preprocessing is None or preprocessing.channels not in (1, 3):
+        return [], rng.standard_normal((DRAWN, *card.input), dtype=np.float32), described
+    patches = rng.integers(0, 256, (DRAWN, 5, 7, 3), dtype=np.uint8)
+    high, wide = preprocessing.size
+    sizes = [(wide + 40, 2 * high + 10), (2 * wide + 10, high // 2 + 20)]
+    pictures = [Image.fromarray(each).resize(sizes[i % 2], Image.Resampling.BICUBIC) for i, each in enumerate(patches)]
+    mode = "L" if preprocessing.channels == 1 else "RGB"
+    return pictures, np.stack([preprocessing(each.convert(mode)) for each in pictures]), described
+
+
+def _from_photos(file: Path, pictures: list[Image.Image]) -> Array:
+    """Probabilities (N, classes) by an ONNX file."""
+    from imori.frameworks.onnx.saving import probabilities
+
+    return np.stack([probabilities(file, np.asarray(each.convert("RGB"))) for each in pictures])
 
 
 def _check_logits(logits: Array, file: Path) -> None:

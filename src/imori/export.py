@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from imori import frameworks
 from imori import tree as t
@@ -27,21 +28,26 @@ def export_onnx(path: str | Path, weights: Weights, card: Card, preprocessing: b
     WeightsError if weights, classes and tree are not of one network, if the card has no preprocessing, or for more than
     2 GB; RunError where the file cannot be written; FrameworkMissing names the extra.
     """
+    path = Path(path)
+    model = onnx_model(weights, card, path, preprocessing)
+    from imori.frameworks.onnx.saving import write
+
+    with written(path) as beside:
+        write(model, beside, replace(card, tree=t.without_heads(card.tree)).metadata())
+
+
+def onnx_model(weights: Weights, card: Card, path: Path, preprocessing: bool) -> Any:
+    """The ModelProto that `export_onnx` writes, but for the metadata; errors name `path`."""
     frameworks.get("onnx")  # before it is imported
-    from imori.frameworks.onnx.graph import Graph, describe
+    from imori.frameworks.onnx.graph import Graph
     from imori.frameworks.onnx.model import from_images, from_photos
 
-    path = Path(path)
     check(weights, network_of(card, str(path)), "the weights to export")
-    card = replace(card, tree=t.without_heads(card.tree))
-    root, weights = network_of(card, str(path)), restrict(weights, card.tree)
+    tree = t.without_heads(card.tree)
+    root, weights = network_of(replace(card, tree=tree), str(path)), restrict(weights, tree)
     if preprocessing:
-        model = from_photos(Graph(), root, weights, _preprocessing(card, path))
-    else:
-        model = from_images(Graph(), root, weights)
-    describe(model, card.metadata())
-    with written(path) as beside:
-        beside.write_bytes(model.SerializeToString(deterministic=True))
+        return from_photos(Graph(), root, weights, _preprocessing(card, path))
+    return from_images(Graph(), root, weights)
 
 
 def _preprocessing(card: Card, path: Path) -> Preprocessing:

@@ -16,6 +16,7 @@ forms:
   flax         .safetensors (the variables of an nnx.Module by path, as conv1.kernel)
   chainer      .npz
   numpy        .npz (canonical names), .safetensors (as a run's model.safetensors)
+  onnx         .onnx: photos in, probabilities out (with --no-preprocessing: preprocessed images in, logits out)
 
 """
 
@@ -29,6 +30,7 @@ def declare(parser: Parser, command: str) -> None:
         " on random ones; if they are not, nothing is written. An existing FILE is never overwritten. Class names and"
         " preprocessing go along, except into .pth and .weights.h5, which have no place for them.",
         "imori convert runs/latest --to keras pets.keras",
+        "imori convert runs/latest --to onnx pets.onnx",
         "imori convert runs/latest --to torch pets.pth",
         "imori convert pets.keras --to tensorflow pets",
         "imori convert pets.pth --model resnet18 --classes names.txt --to flax pets.safetensors",
@@ -39,10 +41,13 @@ def declare(parser: Parser, command: str) -> None:
         "model_file",
         metavar="MODEL",
         help="a run, runs/latest for the newest, a model.safetensors, or weights: .pth, .safetensors, .keras,"
-        " .weights.h5, .npz",
+        " .weights.h5, .npz, .onnx",
     )
     parser.add_argument("file", metavar="FILE", help="what to write; its end says the form")
     parser.add_argument("--to", required=True, metavar="FRAMEWORK", help="see the forms below")
+    parser.add_argument(
+        "--no-preprocessing", action="store_true", help="of onnx: leave it out of the graph, and give logits"
+    )
     add = parser.add_argument_group("a file that does not say what it is").add_argument
     add("--model", metavar="NAME", help="its network, as resnet18 or resnet50@paper")
     add("--classes", metavar="N|FILE", help="how many classes, or a text file with a name a line")
@@ -70,8 +75,10 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         source=arguments.source,
         channels=arguments.channels,
         size=arguments.size,
+        preprocessing=not arguments.no_preprocessing,
     )
-    write(f"largest difference  {done.difference:.1e} of the largest logit, {done.reference} against {done.framework}")
+    both = f"{done.reference} against {done.framework}"
+    write(f"largest difference  {done.difference:.1e} of the largest {done.values}, {both}")
     write(f"on                  {done.images}")
     write(f"written             {done.file}")
     write(f"open it by          {done.opening}")

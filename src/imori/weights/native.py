@@ -6,9 +6,10 @@ Each framework calls the weights by the canonical paths in its own spelling, and
 .safetensors         Flax: "conv1.kernel" (height, width, in, out), "bn1.scale"
 .keras, .weights.h5  Keras: layers called "conv5-1-body-conv2", their weights numbered
 .npz                 Chainer: "conv1/W", "bn1/avg_mean"; NumPy: the canonical names themselves
+.onnx                ONNX: the canonical names too
 
 Beside them a file holds what it says of itself, where its form has a place for that: a .safetensors in its metadata, a
-.npz as an entry "imori", a .keras as a member imori.json.
+.npz as an entry "imori", a .keras as a member imori.json, a .onnx in its metadata.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from imori.weights.checkpoint import PYTORCH, read_checkpoint
 from imori.weights.file import Card, card_of, fitting, opened
 from imori.weights.keras import IGNORED, SLOTS, named_layers
 from imori.weights.names import Weights, shapes_of, weight_name
+from imori.weights.onnx import onnx_tensors
 
 Array: TypeAlias = npt.NDArray[Any]
 
-ENDS = (".safetensors", *PYTORCH, ".keras", ".weights.h5", ".npz")
+ENDS = (".safetensors", *PYTORCH, ".keras", ".weights.h5", ".npz", ".onnx")
 ABOUT = "imori"
 """The entry of a .npz that says what it is; of a .keras it is the member imori.json."""
 MOST_ABOUT = hdf5.MOST_TEXT
@@ -58,6 +60,8 @@ def read_native(path: Path, root: Node) -> Weights:
     elif path.suffix == ".npz":
         held = {name: value for name, value in _read_npz(path, _most(root)).items() if name != ABOUT}
         found = held if held.keys() & shapes_of(root).keys() else _chainer(held, root)
+    elif path.suffix == ".onnx":
+        found, _ = onnx_tensors(path)
     elif path.suffix.lower() in (".safetensors", *PYTORCH):
         held = read_checkpoint(path)
         found = _flax(held, root) if any(_split(name)[1] == "kernel" for name in held) else _torch(held)
@@ -77,6 +81,8 @@ def native_card(path: Path) -> Card | None:
         said = _parsed(str(held[ABOUT]), path) if ABOUT in held else None
     elif path.suffix == ".keras":
         said = _in_archive(path)
+    elif path.suffix == ".onnx":
+        _, said = onnx_tensors(path)
     return card_of(path, said) if said and "imori" in said else None
 
 

@@ -27,6 +27,13 @@ def read_onnx(path: Path) -> tuple[Weights, Card]:
 
     WeightsError for a file that is cut short or not imori's, and for weights outside it; FrameworkMissing without onnx.
     """
+    weights, metadata = onnx_tensors(path)
+    card = card_of(path, metadata)
+    return fitting(weights, resolve(card.tree, card.input), path), card
+
+
+def onnx_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
+    """The weights of a file by their names, unchecked, and its metadata. Errors as `read_onnx`."""
     model = _parsed(path)
     metadata = {each.key: each.value for each in model.metadata_props}
     tensors = {each.name: each for each in model.graph.initializer}
@@ -34,9 +41,7 @@ def read_onnx(path: Path) -> tuple[Weights, Card]:
         raise WeightsError(f"{path} is damaged: protobuf holds bytes where a text should be; {OURS}")
     if "imori" not in metadata:
         raise WeightsError(f"{path} was not written by imori, or is cut short: its metadata name no tree; {OURS}")
-    card = card_of(path, metadata)
-    weights = {name: _values(each, name, path) for name, each in tensors.items() if not name.startswith("/")}
-    return fitting(weights, resolve(card.tree, card.input), path), card
+    return {name: _values(each, name, path) for name, each in tensors.items() if not name.startswith("/")}, metadata
 
 
 def _parsed(path: Path) -> Any:

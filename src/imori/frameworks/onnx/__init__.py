@@ -6,7 +6,6 @@ float64, so all is float32. Like the other frameworks it takes as many threads a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,42 +14,29 @@ from onnx import ModelProto, TensorProto, helper
 
 from imori import tree as t
 from imori.errors import ImoriError, TreeError
-from imori.frameworks.base import Array, InputCheck, Setup, Step, Weights, check_paths
-from imori.frameworks.onnx.graph import Graph, weights_in
-from imori.frameworks.onnx.model import from_images
+from imori.frameworks.base import Array, Setup, Step, Weights, check_paths
+from imori.frameworks.onnx.graph import weights_in
+from imori.frameworks.onnx.runtime import PROVIDERS, OnnxModel, session
+from imori.frameworks.onnx.saving import FORMS, answers, save
 from imori.shapes import Node
 from imori.weights.names import check
 
+__all__ = [
+    "DTYPES",
+    "FORMS",
+    "answers",
+    "build",
+    "device",
+    "dump",
+    "load",
+    "logits",
+    "outputs",
+    "owns",
+    "prepare",
+    "save",
+]
+
 DTYPES = ("float32",)
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-"""imori's names of devices, the fastest first, and ONNX Runtime's."""
-ERRORS_ALONE = 3
-"""The level of ONNX Runtime's log that leaves out its warnings."""
-
-
-class OnnxModel:
-    """`proto`, from the input `images` to the output `logits`, and the session of ONNX Runtime that runs it."""
-
-    def __init__(self, root: Node, weights: Weights, device: str) -> None:
-        self.check, self.device = InputCheck(root), device
-        self.fill(weights)
-
-    def fill(self, weights: Weights) -> None:
-        """Makes both anew, with these weights."""
-        graph = Graph()
-        self.proto = from_images(graph, self.check.root, weights)
-        self.values = graph.outputs
-        """The path of each node that runs at inference -> its output in the graph."""
-        self.session = session(self.proto, self.device)
-
-
-def session(proto: ModelProto, device: str = "cpu") -> ort.InferenceSession:
-    """What runs a model on a device."""
-    options = ort.SessionOptions()
-    options.log_severity_level = ERRORS_ALONE
-    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0  # 0: one for each core
-    return ort.InferenceSession(proto.SerializeToString(), options, [PROVIDERS[device]])
 
 
 def device(name: str) -> str:
