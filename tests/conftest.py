@@ -21,11 +21,6 @@ TOGETHER = ("torch", "numpy", "onnx")
 """The frameworks whose tests run in one process. Each other one has a process of its own: test_each_framework.py."""
 
 
-def ready(name: str) -> bool:
-    """Whether a framework is installed, with all that it needs."""
-    return all(map(frameworks.installed, (name, *frameworks.ALSO.get(name, ()))))
-
-
 LIMITS = "test_limits"
 """The modules in the frameworks' folders that show what is wanting in the frameworks themselves."""
 
@@ -66,7 +61,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     One that is marked `trains` runs for those that train.
     """
     asked = metafunc.config.getoption("--framework")
-    names = [asked] if asked else [name for name in TOGETHER if ready(name)]
+    names = [asked] if asked else [name for name in TOGETHER if frameworks.ready(name)]
     if metafunc.definition.get_closest_marker("trains"):
         names = [name for name in names if name not in frameworks.PREDICTING]
     for argument in {"framework", "peer"} & set(metafunc.fixturenames):
@@ -107,7 +102,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.parent.name != "frameworks" or not collection_path.is_dir():
         return None
     asked = config.getoption("--framework")
-    return collection_path.name not in ([asked] if asked else filter(ready, TOGETHER))
+    return collection_path.name not in ([asked] if asked else filter(frameworks.ready, TOGETHER))
 
 
 @pytest.fixture(scope="session")

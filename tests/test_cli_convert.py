@@ -15,6 +15,7 @@ import torch
 
 import imori
 from imori import conversion, frameworks
+from imori.comparison import largest_difference
 from imori.tree import Chain, Conv, GlobalAvgPool, Linear
 from imori.weights import Card, initial_weights, read_model, save_model
 
@@ -344,9 +345,9 @@ def test_logits_that_are_no_numbers_are_refused(refused, tmp_path: Path) -> None
 
 
 def test_a_difference_of_exactly_nothing_passes() -> None:
-    assert conversion._difference(np.zeros((2, 3)), np.zeros((2, 3))) == 0
-    assert conversion._difference(np.zeros((2, 3)), np.zeros((2, 4))) == np.inf
-    assert not conversion._difference(np.ones((1, 2)), np.array([[1, np.nan]])) <= 1
+    assert largest_difference(np.zeros((2, 3)), np.zeros((2, 3))) == 0
+    assert largest_difference(np.zeros((2, 3)), np.zeros((2, 4))) == np.inf
+    assert not largest_difference(np.ones((1, 2)), np.array([[1, np.nan]])) <= 1
 
 
 # --- where imori is not -----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ FILES = {
     "numpy": "{}.npz", "torch": "{}.pth", "keras": "{}.keras", "tensorflow": "{}", "flax": "{}.safetensors",
     "chainer": "{}.npz", "onnx": "{}.onnx",
 }  # fmt: skip
-THERE = [name for name in FILES if all(map(frameworks.installed, (name, *frameworks.ALSO.get(name, ()))))]
+THERE = [name for name in FILES if frameworks.ready(name)]
 NAMES = [name for name in THERE if name not in frameworks.PREDICTING]
 TRAINED = 9600
 SHORT = ("--model", "lenet", "--epochs", "1", "-b", "64", "--lr", "0.003", "--val", "0.02")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imori.catalogue import list_models, model
     from imori.classifier import Classifier, load
+    from imori.comparison import compare
     from imori.conversion import Conversion, convert
     from imori.errors import ImoriError
     from imori.export import export_onnx
@@ -34,6 +35,7 @@ __all__ = [
     "ImoriError",
     "Recipe",
     "build",
+    "compare",
     "convert",
     "dump_weights",
     "export_onnx",
@@ -57,6 +59,7 @@ _HOME = {
     "ImoriError": "errors",
     "Recipe": "train",
     "build": "frameworks",
+    "compare": "comparison",
     "convert": "conversion",
     "dump_weights": "frameworks",
     "export_onnx": "export",

@@ -18,22 +18,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imori import catalogue, frameworks
+from imori import frameworks
 from imori import tree as t
-from imori.classifier import held_back, located
+from imori.classifier import held_back
+from imori.comparison import TOLERANCE, largest_difference
 from imori.errors import ConversionError, DataError, ImoriError, RunError
 from imori.export import export_onnx
 from imori.frameworks.base import Array, Framework, Native
-from imori.shapes import Shape, flat, resolve
+from imori.shapes import flat, resolve
+from imori.sources import Source, source_of
 from imori.train.metrics import softmax
-from imori.train.run import Run, preprocessing_of
-from imori.weights import Card, read_weights, restrict
+from imori.train.run import preprocessing_of
+from imori.weights import Card, restrict
 from imori.weights.file import remedy
 from imori.weights.names import Weights
-from imori.weights.native import native_card, read_native
 
-TOLERANCE = 1e-4
-"""The largest difference that is let pass, as a share of the largest logit."""
 REAL, DRAWN = 32, 8
 """How many test images are compared, and how many random ones where a model has none."""
 
@@ -54,16 +53,6 @@ class Conversion:
     """What both ran on, in words."""
     opening: str
     """How the framework's users open the file."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model as it was given."""
-
-    card: Card
-    weights: Weights
-    file: Path
-    run: Run | None = None
 
 
 def convert(
@@ -95,7 +84,7 @@ def convert(
     _check_place(file)
     if to != "onnx" and not preprocessing:
         raise ConversionError(f"a file for {to} never holds the preprocessing; leave the flag out, it is for onnx")
-    given = _source(Path(path), model, classes, source, channels, size)
+    given = source_of(Path(path), model, classes, source, channels, size)
     tree = t.without_heads(given.card.tree)
     card, weights = replace(given.card, tree=tree), restrict(given.weights, tree)
     wide = any(value.dtype == np.float64 for value in weights.values())
@@ -110,7 +99,7 @@ def convert(
     pictures, images, described = _images(given)
     expected = frameworks.logits(first, images)
     _check_logits(expected, given.file)
-    if not _difference(expected, frameworks.logits(native, images)) <= TOLERANCE:
+    if not largest_difference(expected, frameworks.logits(native, images)) <= TOLERANCE:
         raise ConversionError(_parting(first, native, tree, images, f"{reference} and {to}"))
     with _placed(file) as beside:
         if photos:
@@ -121,7 +110,7 @@ def convert(
             _save(lambda: target.save(native, beside, card.metadata()), beside, file)
             twin = made(to, {name: np.zeros_like(value) for name, value in weights.items()})
             found, values = target.answers(twin, beside, images), "logit"
-        difference = _difference(expected, found)
+        difference = largest_difference(expected, found)
         if not difference <= TOLERANCE:
             raise ConversionError(
                 f"{file} was not written: opened again, it gives another {values}, by {difference:.1e} of the largest,"
@@ -184,48 +173,6 @@ def _save(write: Callable[[], None], beside: Path, file: Path) -> None:
         ) from error
 
 
-# --- where from ------------------------------------------------------------------------------------------------------
-
-
-def _source(
-    path: Path,
-    model: str | None,
-    classes: int | Sequence[str] | None,
-    source: str,
-    channels: int | None,
-    size: int | tuple[int, int] | None,
-) -> Source:
-    if (path / "saved_model.pb").exists():
-        raise ConversionError(f"{path} is a SavedModel, which is a program; name the run or file that it was made from")
-    file, run = located(path)
-    if not file.is_file():
-        raise ConversionError(f"{file} is not there; name a run, or a file of weights")
-    theirs = None if source == "imori" else source
-    settled = {"model": model, "classes": classes, "channels": channels, "size": size, "source": theirs}
-    card = native_card(file)
-    if card is not None:
-        wrong = [name for name, value in settled.items() if value is not None]
-        if wrong:
-            raise ConversionError(f"{file} says itself what network it is; leave out {', '.join(wrong)}")
-        if card.preprocessing:
-            preprocessing_of(card, file)
-        return Source(card, read_native(file, resolve(card.tree, card.input)), file, run)
-    if model is None or classes is None:
-        raise ConversionError(
-            f"{file} holds weights and does not say of what: give the model and its classes, as --model resnet18"
-            " --classes 1000 (and --source torchvision, timm or keras where it is theirs)"
-        )
-    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConversionError(f"{twice!r} names two of the classes; each must have its own name")
-    tree = t.without_heads(catalogue.model(model, len(names), channels or 3, None if "@" in model else theirs))
-    side = size or catalogue.size_of(model.partition("@")[0])
-    shape: Shape = (channels or 3, *(side if isinstance(side, tuple) else (side, side)))
-    weights = read_weights(file, tree, source, shape) if theirs else read_native(file, resolve(tree, shape))
-    return Source(Card(tree, shape, names, {}, model=model), weights, file)
-
-
 # --- both sides ------------------------------------------------------------------------------------------------------
 
 
@@ -275,19 +222,12 @@ def _check_logits(logits: Array, file: Path) -> None:
         raise ConversionError(f"{file} gives logits that are not finite, which cannot be compared; use another model")
 
 
-def _difference(expected: Array, found: Array) -> float:
-    """The largest between two values, as a share of the largest expected one."""
-    if expected.shape != found.shape:
-        return float("inf")
-    return float(np.abs(expected - found).max() / (np.abs(expected).max() or 1.0))
-
-
 def _parting(first: Native, second: Native, tree: t.Tree, images: Array, who: str) -> str:
     """What is said of two models that differ: the first layer where they do."""
     paths = [node.path for node in flat(resolve(tree, images.shape[1:]))]
     for path in paths:
         one, two = (frameworks.outputs(native, images[:2], [path])[path] for native in (first, second))
-        if not (difference := _difference(one, two)) <= TOLERANCE:
+        if not (difference := largest_difference(one, two)) <= TOLERANCE:
             return (
                 f"{who} give other numbers, first at {path or 'the only layer'}: they differ by {difference:.1e} of the"
                 f" largest value, and {TOLERANCE:.0e} is let pass; nothing was written"

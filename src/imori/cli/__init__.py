@@ -1,4 +1,4 @@
-"""The command line: `imori train`, `test`, `predict`, `convert`, `models`, `show`.
+"""The command line: `imori train`, `test`, `predict`, `convert`, `compare`, `models`, `show`.
 
 It parses with argparse, because a command must answer at once: the alternatives take longer to import than `imori
 show` takes to run. Each command is a module that is imported when it is called; it declares its flags in a function
@@ -25,6 +25,7 @@ COMMANDS = {
     "test": "testing",
     "predict": "predicting",
     "convert": "converting",
+    "compare": "comparing",
     "models": "networks",
     "show": "show",
 }
@@ -35,6 +36,7 @@ imori: a folder of photos becomes an image classifier, with any classic CNN, in 
   imori test runs/latest photos_test/          accuracy, precision and recall of each class, confusion matrix
   imori predict runs/latest holiday.jpg        what is in a photo, with probabilities
   imori convert runs/a --to keras a.keras      the model for another framework
+  imori compare runs/a                         its numbers, speed and memory in every framework
   imori models                                 the networks that can be trained
   imori show resnet18                          a network's table: shapes, parameters, multiply-accumulates
 

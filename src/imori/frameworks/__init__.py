@@ -37,10 +37,26 @@ def installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
+def ready(name: str) -> bool:
+    """Whether a framework is installed with all that its file imports."""
+    return all(map(installed, (name, *ALSO.get(name, ()))))
+
+
 def get(name: str | None = None) -> Framework:
     """The framework called `name`, or the preferred one that is installed. FrameworkMissing names its extra."""
     if name is None:
         name = next(candidate for candidate in names() if installed(candidate))
+    check_installed(name)
+    try:
+        return cast(Framework, importlib.import_module(f"{__name__}.{name}"))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("imori"):
+            raise  # a fault of our own
+        raise _incomplete(name, error.name) from error
+
+
+def check_installed(name: str) -> None:
+    """NameUnknown for no framework's name; FrameworkMissing where it or what it needs is not installed."""
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=2)
         meant = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -50,12 +66,6 @@ def get(name: str | None = None) -> Framework:
     for package in ALSO.get(name, ()):
         if not installed(package):
             raise _incomplete(name, package)
-    try:
-        return cast(Framework, importlib.import_module(f"{__name__}.{name}"))
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("imori"):
-            raise  # a fault of our own
-        raise _incomplete(name, error.name) from error
 
 
 def trainer(name: str | None = None) -> Framework:
