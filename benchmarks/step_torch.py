@@ -186,8 +186,9 @@ def measure(model: str, size: int, batch: int, rounds: int) -> None:
     }
     losses = []
     for make in makers.values():
+        step = make()
         torch.manual_seed(0)  # of the dropout
-        losses.append(make()())
+        losses.append(step())
     assert np.allclose(losses, losses[0], rtol=1e-3), f"the first losses differ: {losses}"
     print_medians(f"{model}, {size}×{size}, batch {batch}", take_fresh_turns(makers, rounds))
 

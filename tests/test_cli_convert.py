@@ -183,6 +183,11 @@ def test_an_extension_of_another_framework(refused, digits_run: Path, to: str, t
     refused(digits_run, to, "a.keras", "a.keras is no file for", takes)
 
 
+@pytest.mark.parametrize(("to", "name"), [("torch", ".pth"), ("numpy", ".npz"), ("keras", ".keras")])
+def test_an_extension_without_a_name(refused, digits_run: Path, to: str, name: str) -> None:
+    refused(digits_run, to, name, f"{name} is no file for {to}", "name it so")
+
+
 def test_preprocessing_is_left_out_of_onnx_alone(refused, digits_run: Path) -> None:
     flags = ("--no-preprocessing",)
     refused(digits_run, "numpy", "a.npz", "a file for numpy never holds the preprocessing", "onnx", flags=flags)

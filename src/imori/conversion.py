@@ -125,7 +125,7 @@ def convert(
 def _form(target: Framework, to: str, file: Path) -> str:
     """How a file of this name is opened. ConversionError for a name whose end is none of the framework's."""
     for end, opening in target.FORMS.items():
-        if file.name.endswith(end) if end else not file.suffix:
+        if file.name.endswith(end) and file.name != end if end else not file.suffix and not file.name.startswith("."):
             return opening
     ends = " or ".join(end or "a folder, whose name has no extension" for end in target.FORMS)
     raise ConversionError(f"{file} is no file for {to}, which takes {ends}; name it so")
