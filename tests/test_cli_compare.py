@@ -62,6 +62,12 @@ def test_the_first_layer_that_differs_is_named(command, monkeypatch, digits_run:
     answer = command("compare", digits_run, "--frameworks", "numpy,torch", "--layers", *QUICK)
     assert answer.code == 1
     assert answer.out.splitlines()[-1] == "torch and numpy first differ at conv2"
+    (tmp_path / "sitecustomize.py").write_text(WRONG_TORCH.replace("1.01", "1.000001"))
+    assert command("compare", digits_run, "--frameworks", "numpy,torch", *QUICK).code == 1, "float64 shows it"
+    answer = command("compare", digits_run, "--frameworks", "onnx,torch", *QUICK)
+    assert answer.code == 0, "without float64 on both sides it cannot be seen"
+    assert answer.out.splitlines()[3].split()[2] == "-"
+    (tmp_path / "sitecustomize.py").write_text(WRONG_TORCH)
     answer = command("compare", digits_run, "--frameworks", "torch,numpy", *QUICK)
     assert answer.code == 1, "the first named is what the others are compared with"
 
@@ -114,5 +120,7 @@ def test_no_such_model(command) -> None:
 def test_what_agrees() -> None:
     assert Figures("torch", float32=1e-5).agrees
     assert not Figures("torch", float32=2e-4).agrees
+    assert Figures("torch", float32=1e-5, float64=1e-12).agrees
+    assert not Figures("torch", float32=1e-5, float64=1e-8).agrees, "float32 would have hidden it"
     assert not Figures("torch", float32=float("nan")).agrees
     assert not Figures("torch", failed="it did").agrees

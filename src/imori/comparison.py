@@ -33,6 +33,8 @@ from imori.weights import Card, initial_weights, read_model, restrict, save_mode
 
 TOLERANCE = 1e-4
 """The largest difference in float32 that is no disagreement, as a share of the largest value."""
+EXACT = 1e-9
+"""The same in float64."""
 LEAST = 0.05
 """Seconds that a round takes at least, by repeating what is quick."""
 REFUSED = 3
@@ -49,7 +51,7 @@ class Figures:
     framework: str
     version: str = ""
     float64: float | None = None
-    """The largest difference of a logit from the first framework's in float64, as a share of the largest logit."""
+    """The largest difference of a logit from the first framework's, both in float64, of the largest logit: a share."""
     float32: float | None = None
     """The same of its logits in float32."""
     prediction: float | None = None
@@ -70,7 +72,8 @@ class Figures:
     @property
     def agrees(self) -> bool:
         """Whether the model gives the same numbers here."""
-        return self.failed is None and self.float32 is not None and self.float32 <= TOLERANCE
+        close = self.float32 is not None and self.float32 <= TOLERANCE
+        return self.failed is None and close and (self.float64 is None or self.float64 <= EXACT)
 
 
 def compare(
@@ -272,7 +275,7 @@ def _beside(place: Path, first: str, figures: Figures) -> Figures:
     ):
         exact = theirs["float64"] if "float64" in theirs else theirs["float32"].astype(float)
         float32 = largest_difference(exact, ours["float32"])
-        float64 = largest_difference(exact, ours["float64"]) if "float64" in ours else None
+        float64 = largest_difference(exact, ours["float64"]) if "float64" in ours and "float64" in theirs else None
         layers = {
             key.removeprefix("layer "): largest_difference(theirs[key], ours[key])
             for key in theirs

@@ -25,7 +25,7 @@ def declare(parser: Parser, command: str) -> None:
         "Runs a model in several frameworks, each in a process of its own, on the same random images, and prints how"
         " far their logits differ from the first one's (of the largest logit, in float64 and float32), the time of a"
         " batch and of a training step, and the memory that the process had at most. The exit code is 1 where a"
-        " framework differs by more than 1e-4 in float32, or fails.",
+        " framework differs by more than 1e-4 in float32 or 1e-9 in float64, or fails.",
         "imori compare runs/latest",
         "imori compare resnet18 --classes 10 --size 64 --frameworks numpy,torch,keras:jax",
         "imori compare pets.onnx --frameworks torch,onnx --layers",
