@@ -256,6 +256,15 @@ def test_a_tensor_of_the_wrong_shape(refused, converted, digits_run: Path, tmp_p
     refused(tmp_path / "b.pth", "numpy", "a.npz", f"misshaped: {name} is", flags=flags)
 
 
+@pytest.mark.parametrize("dtype", ["complex64", "int32", "datetime64[s]", "U3"])
+def test_weights_that_are_no_floats(refused, converted, digits_run: Path, tmp_path: Path, dtype: str) -> None:
+    with np.load(converted(digits_run, "numpy", "a.npz")) as held:
+        arrays = dict(held)
+    wrong = np.ones(arrays["conv2.weight"].shape, "i4").astype(dtype)
+    np.savez(tmp_path / "b.npz", **arrays | {"conv2.weight": wrong})
+    refused(tmp_path / "b.npz", "numpy", "c.npz", "conv2.weight is of", "weights are floats")
+
+
 class Payload:
     """An object whose unpickling makes a file."""
 

@@ -67,6 +67,9 @@ def read_native(path: Path, root: Node) -> Weights:
         found = _flax(held, root) if any(_split(name)[1] == "kernel" for name in held) else _torch(held)
     else:
         raise WeightsError(f"{path} is no file of weights; name a run, or a file that ends in {', '.join(ENDS)}")
+    wrong = next((name for name, value in found.items() if value.dtype.kind != "f"), None)
+    if wrong is not None:
+        raise WeightsError(f"{path}: {wrong} is of {found[wrong].dtype}, and weights are floats; name another file")
     return fitting(found, root, path)
 
 
