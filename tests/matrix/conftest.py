@@ -1,11 +1,13 @@
 """What every net of the matrix is tried with: random weights, images and targets, and the measure of agreement."""
 
+import gc
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,3 +224,15 @@ class Matrix:
 @pytest.fixture(scope="session")
 def matrix() -> Matrix:
     return Matrix()
+
+
+@pytest.fixture(autouse=True)
+def memory_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a net at full width, what the framework keeps of it goes: all of them are more than a machine has."""
+    yield
+    if request.node.get_closest_marker("exhaustive"):
+        if "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
+        if "keras" in sys.modules:
+            sys.modules["keras"].utils.clear_session()
+        gc.collect()
