@@ -137,12 +137,13 @@ class KerasStep:
         memory = iter(slots)
         for member, value, gradient in zip(self._members(), trained, gradients, strict=True):
             own = {slot: next(memory) for slot in member.slots}
-            value, own = self._setup.optimizer.update(value, gradient, own, rate * member.rate, time, member.decayed)
+            own_rate = rate if member.rate == 1 else rate * member.rate
+            value, own = self._setup.optimizer.update(value, gradient, own, own_rate, time, member.decayed)
             new_trained.append(value)
             new_slots += [own[slot] for slot in member.slots]
-        for i, norm in enumerate(self._moving):  # Keras moved the variance towards the batch's biased one
-            before, after = statistics[2 * i + 1], moved[2 * i + 1]
-            moved[2 * i + 1] = after + (after - norm.momentum * before) * bessel[i]
+        for i, (norm, share) in enumerate(zip(self._moving, ops.unstack(bessel, len(self._moving)), strict=True)):
+            before, after = statistics[2 * i + 1], moved[2 * i + 1]  # Keras moved it towards the batch's biased one
+            moved[2 * i + 1] = after + (after - norm.momentum * before) * share
         return loss, logits, [*new_trained, *new_slots, *moved]
 
     def _forward(self, values: list[list[Tensor]], images: Tensor, seeds: Tensor) -> tuple[list[Tensor], list[Tensor]]:
