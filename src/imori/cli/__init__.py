@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except MemoryError:
-        return _say("error: the memory is full; use a smaller --batch-size or --size", WRONG)
+        return _say("error: the memory is full; close other programs", WRONG)
     except OSError as error:
         return _say(f"error: {_system(error)}", WRONG)
 
@@ -107,6 +107,10 @@ def _run(argv: list[str]) -> int:
         if "size" not in arguments:
             raise
         raise ImoriError(f"{error} (--size {error.smallest[1]})") from error
+    except MemoryError as error:
+        given = next(filter(None, (getattr(arguments, name, None) for name in ("model_file", "data", "model"))), "it")
+        smaller = "use a smaller --batch-size or --size, or " if "batch_size" in arguments else ""
+        raise ImoriError(f"{given} takes more memory than is free; {smaller}close other programs") from error
     return code
 
 
