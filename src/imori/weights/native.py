@@ -67,11 +67,16 @@ def read_native(path: Path, root: Node) -> Weights:
         held = read_checkpoint(path)
         found = _flax(held, root) if any(_split(name)[1] == "kernel" for name in held) else _torch(held)
     else:
-        raise WeightsError(f"{path} is no file of weights; name a run, or a file that ends in {', '.join(ENDS)}")
+        raise no_weights(path)
     wrong = next((name for name, value in found.items() if value.dtype.kind != "f"), None)
     if wrong is not None:
         raise WeightsError(f"{path}: {wrong} is of {found[wrong].dtype}, and weights are floats; name another file")
     return fitting(found, root, path)
+
+
+def no_weights(path: Path) -> WeightsError:
+    """What is said of a file whose name ends in none of `ENDS`."""
+    return WeightsError(f"{path} is no file of weights; name a run, or a file that ends in {', '.join(ENDS)}")
 
 
 def native_card(path: Path) -> Card | None:
