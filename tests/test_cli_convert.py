@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -389,6 +390,25 @@ def test_a_graph_with_another_preprocessing_is_refused(refused, digits_run: Path
 
     monkeypatch.setattr(conversion, "export_onnx", off)
     refused(digits_run, "onnx", "a.onnx", "opened again, it gives another probability, by ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing(command, digits_run: Path, tmp_path: Path, monkeypatch, number: int) -> None:
+    from imori.frameworks import numpy as target
+
+    def save(native: object, path: Path, about: object) -> None:
+        path.write_bytes(b"half")
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise SystemError("as a library may have it") from None
+
+    monkeypatch.setattr(target, "save", save)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    answer = command("convert", digits_run, "--to", "numpy", tmp_path / "a.npz")
+    assert (answer.code, answer.out, answer.err) == (130, "", "stopped\n")
+    assert not list(tmp_path.iterdir())
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
 def test_logits_that_are_no_numbers_are_refused(refused, tmp_path: Path) -> None:
