@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,7 @@ import torch
 import imori
 from imori import conversion, frameworks
 from imori.comparison import largest_difference
+from imori.errors import ConversionError, ImoriError
 from imori.tree import Chain, Conv, GlobalAvgPool, Linear
 from imori.weights import Card, initial_weights, read_model, save_model
 
@@ -219,7 +221,8 @@ def test_no_such_model(refused, tmp_path: Path) -> None:
 def test_a_file_that_is_no_weights(refused, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     flags = ("--model", "lenet", "--classes", 10)
-    refused(tmp_path / "a.txt", "numpy", "a.npz", "a.txt is no file of weights", ".pth", ".npz", flags=flags)
+    for given in (flags, ()):
+        refused(tmp_path / "a.txt", "numpy", "a.npz", "a.txt is no file of weights", ".pth", ".npz", flags=given)
 
 
 def test_weights_of_nobody_knows_what(refused, converted, digits_run: Path) -> None:
@@ -239,8 +242,46 @@ def test_two_classes_of_one_name(refused, converted, digits_run: Path, tmp_path:
 
 
 def test_classes_that_are_no_number_and_no_file(refused, digits_run: Path) -> None:
-    flags = ("--model", "lenet", "--classes", "ten")
-    refused(digits_run, "numpy", "a.npz", "--classes ten is no number", flags=flags)
+    for classes in ("ten", "9" * 5000):
+        flags = ("--model", "lenet", "--classes", classes)
+        refused(digits_run, "numpy", "a.npz", f"--classes {classes[:80]} is no number", flags=flags)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--classes", 99999999999999, "classes is 99999999999999; it must be a whole number from 1 to 1,048,576"),
+        ("--classes", 0, "classes is 0; it must be a whole number from 1"),
+        ("--channels", 0, "channels is 0; it must be a whole number from 1"),
+        ("--source", "foo", "there is no source 'foo' of weights; there are imori, torchvision, timm, keras"),
+    ],
+)
+def test_flags_out_of_range(refused, command, converted, digits_run: Path, flag: str, value: object, said: str) -> None:
+    file, flags = converted(digits_run, "torch", "a.pth"), ("--model", "lenet", "--classes", 10)
+    refused(file, "numpy", "a.npz", said, flags=(*flags, flag, value))
+    command("compare", file, *flags, "--frameworks", "numpy", flag, value).refuses(said)
+    if flag != "--source":
+        command("compare", "lenet", "--frameworks", "numpy", flag, value).refuses(said)
+
+
+@pytest.mark.parametrize("classes", [[1, 2], "cd", 2.5, ["a", None], object])
+def test_classes_of_a_program_are_a_number_or_names(
+    converted, digits_run: Path, tmp_path: Path, classes: object
+) -> None:
+    file = converted(digits_run, "torch", "a.pth")
+    with pytest.raises(ConversionError, match=r"classes is .*; it must be their number, or a list of their names"):
+        imori.convert(file, "numpy", tmp_path / "b.npz", model="lenet", classes=classes, channels=1)
+    assert not (tmp_path / "b.npz").exists()
+
+
+@pytest.mark.parametrize("value", ["", None, 5])
+def test_paths_of_a_program(digits_run: Path, tmp_path: Path, value: object) -> None:
+    with pytest.raises(ImoriError, match=f"file is {value!r}; it must be a path"):
+        imori.convert(digits_run, "numpy", value)
+    with pytest.raises(ImoriError, match=f"path is {value!r}; it must be a path"):
+        imori.convert(value, "numpy", tmp_path / "a.npz")
+    with pytest.raises(ImoriError, match=f"model is {value!r}; it must be a path"):
+        imori.compare(value, ["numpy"])
 
 
 def test_a_file_of_the_wrong_net(refused, converted, digits_run: Path) -> None:
@@ -349,6 +390,25 @@ def test_a_graph_with_another_preprocessing_is_refused(refused, digits_run: Path
 
     monkeypatch.setattr(conversion, "export_onnx", off)
     refused(digits_run, "onnx", "a.onnx", "opened again, it gives another probability, by ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing(command, digits_run: Path, tmp_path: Path, monkeypatch, number: int) -> None:
+    from imori.frameworks import numpy as target
+
+    def save(native: object, path: Path, about: object) -> None:
+        path.write_bytes(b"half")
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise SystemError("as a library may have it") from None
+
+    monkeypatch.setattr(target, "save", save)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    answer = command("convert", digits_run, "--to", "numpy", tmp_path / "a.npz")
+    assert (answer.code, answer.out, answer.err) == (130, "", "stopped\n")
+    assert not list(tmp_path.iterdir())
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
 def test_logits_that_are_no_numbers_are_refused(refused, tmp_path: Path) -> None:

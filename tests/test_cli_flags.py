@@ -164,7 +164,7 @@ ENDS = {
         "error: runs/a: the disk is full; free",
     ),
     "not-allowed": (PermissionError(errno.EACCES, "Permission denied", "x.csv"), 2, "error: x.csv: Permission denied"),
-    "memory-full": (MemoryError(), 2, "error: the memory is full; use a smaller --batch-size"),
+    "memory-full": (MemoryError(), 2, "error: the memory is full; close other programs"),
     "ctrl-c": (KeyboardInterrupt(), 130, "stopped"),
     "ctrl-c-saved": (KeyboardInterrupt("stopped after step 3 of 9; go on by: …"), 130, "stopped after step 3 of 9"),
     "pipe-closed": (BrokenPipeError(), 141, ""),
@@ -184,6 +184,22 @@ def test_how_it_ends(command, monkeypatch, error: BaseException, code: int, mess
     assert answer.out == ""
     assert answer.err.startswith(message)
     assert bool(answer.err) == bool(message)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("train", "digits"), "digits takes more memory than is free; use a smaller --batch-size or --size, or close"),
+        (("convert", "a.npz", "--to", "numpy", "b.npz"), "a.npz takes more memory than is free; close other programs"),
+    ],
+    ids=["train", "convert"],
+)
+def test_what_takes_too_much_memory_is_named(command, monkeypatch, line: tuple[str, ...], said: str) -> None:
+    def stops(arguments: object, command: str) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(f"imori.cli.{COMMANDS[line[0]]}.run", stops)
+    command(*line).refuses(said)
 
 
 def test_a_mistake_of_ours_is_not_hidden(command, monkeypatch) -> None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 import imori
 from imori import tree as t
 from imori.data import Preprocessing, open_photo
-from imori.errors import DataError, FrameworkMissing, RunError, WeightsError
+from imori.errors import DataError, FrameworkMissing, ImoriError, RunError, WeightsError
 from imori.weights import Card, initial_weights, read_model
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -165,6 +165,23 @@ def test_a_full_disk_leaves_the_old_file(file: Path) -> None:
         imori.export_onnx(file, weights_of(), CARD)
     assert file.read_bytes() == before
     assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("path", "match"),
+    [
+        ("e.txt", r"e\.txt is no file for onnx, which takes \.onnx; name it so"),
+        (".onnx", r"\.onnx is no file for onnx"),
+        ("x/e.onnx", r"x is no folder; make it first"),
+        ("", r"path is ''; it must be a path"),
+        (5, r"path is 5; it must be a path"),
+    ],
+)
+def test_paths_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any, match: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImoriError, match=match):
+        imori.export_onnx(path, weights_of(), CARD)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ from imori.tree import Tree, cut, from_json
 
 DEFAULT_SIZE = 224
 MIN_WIDTH, MAX_WIDTH = 0.05, 16
+MAX_COUNT = 2**20
+"""Of classes, and of channels: ImageNet's largest edition has 21,841 classes."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def model(
     state its input channels, so `channels` is checked and changes nothing. Raises NameUnknown with the nearest names,
     or TreeError for a network that cannot be made.
     """
-    classes, _ = _whole("classes", classes), _whole("channels", channels)
+    classes, _ = whole("classes", classes), whole("channels", channels)
     name = os.fspath(name) if isinstance(name, os.PathLike) else name
     if not isinstance(name, str):
         tree = _checked(name, "the model")
@@ -128,11 +130,11 @@ def model(
     return tree if upto is None else cut(tree, upto)
 
 
-def _whole(what: str, value: object) -> int:
-    """A number from 1, be it Python's or NumPy's."""
-    if isinstance(value, SupportsIndex) and not isinstance(value, bool) and operator.index(value) >= 1:
+def whole(what: str, value: object) -> int:
+    """How many classes or channels, be it Python's number or NumPy's. TreeError for none, and for too many."""
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool) and 1 <= operator.index(value) <= MAX_COUNT:
         return operator.index(value)
-    raise TreeError(f"{what} is {value!r:.80}; it must be a whole number from 1")
+    raise TreeError(f"{what} is {value!r:.80}; it must be a whole number from 1 to {MAX_COUNT:,}")
 
 
 def _from_paper(name: str, classes: int, variant: str, width: float | None) -> Tree:

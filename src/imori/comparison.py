@@ -22,14 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from imori import catalogue, frameworks
+from imori import frameworks
 from imori import tree as t
 from imori.errors import ImoriError
 from imori.frameworks.base import Array, Setup
 from imori.optimizers import SGD
-from imori.shapes import Shape, flat, resolve
-from imori.sources import source_of
+from imori.shapes import flat, resolve
+from imori.sources import card_of, source_of
 from imori.weights import Card, initial_weights, read_model, restrict, save_model
+from imori.weights.file import path_of
 
 TOLERANCE = 1e-4
 """The largest difference in float32 that is no disagreement, as a share of the largest value."""
@@ -130,14 +131,10 @@ def _given(
     size: int | tuple[int, int] | None,
 ) -> tuple[Card, dict[str, Array]]:
     """The network and its weights in float32, without auxiliary heads."""
-    path = Path(model)
+    path = path_of("model", model)
     if not path.exists() and path.name != "latest" and not path.suffix and len(path.parts) == 1:
-        count = classes or 1000
-        tree = catalogue.model(str(model), count, channels or 3)
-        side = size or catalogue.size_of(str(model).partition("@")[0])
-        shape: Shape = (channels or 3, *(side if isinstance(side, tuple) else (side, side)))
-        card = Card(tree, shape, tuple(map(str, range(count))), {}, model=str(model))
-        weights = initial_weights(tree, shape)
+        card = card_of(str(model), 1000 if classes is None else classes, channels, size)
+        weights = initial_weights(card.tree, card.input)
     else:
         given = source_of(path, network, classes, source, channels, size)
         card, weights = given.card, given.weights

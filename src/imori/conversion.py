@@ -23,14 +23,14 @@ from imori import tree as t
 from imori.classifier import held_back
 from imori.comparison import TOLERANCE, largest_difference
 from imori.errors import ConversionError, DataError, ImoriError, RunError
-from imori.export import export_onnx
+from imori.export import check_folder, export_onnx
 from imori.frameworks.base import Array, Framework, Native
 from imori.shapes import flat, resolve
 from imori.sources import Source, source_of
 from imori.train.metrics import softmax
 from imori.train.run import preprocessing_of
 from imori.weights import Card, restrict
-from imori.weights.file import remedy
+from imori.weights.file import path_of, remedy
 from imori.weights.names import Weights
 
 REAL, DRAWN = 32, 8
@@ -78,13 +78,13 @@ def convert(
     ConversionError where the numbers differ by more than 1e-4 of the largest logit, with the first layer that differs,
     and where `file` cannot be written so. No file is replaced, and nothing is left behind.
     """
-    file = Path(file)
+    file = path_of("file", file)
     target = frameworks.get(to)
     opening = _form(target, to, file)
     _check_place(file)
     if to != "onnx" and not preprocessing:
         raise ConversionError(f"a file for {to} never holds the preprocessing; leave the flag out, it is for onnx")
-    given = source_of(Path(path), model, classes, source, channels, size)
+    given = source_of(path_of("path", path), model, classes, source, channels, size)
     tree = t.without_heads(given.card.tree)
     card, weights = replace(given.card, tree=tree), restrict(given.weights, tree)
     wide = any(value.dtype == np.float64 for value in weights.values())
@@ -135,8 +135,7 @@ def _check_place(file: Path) -> None:
     """ConversionError where something is there already, or no folder to write to."""
     if os.path.lexists(file):
         raise ConversionError(f"{file} is there already, and would be overwritten; choose another name")
-    if not file.parent.is_dir():
-        raise ConversionError(f"{file.parent} is no folder; make it first, or choose another place")
+    check_folder(file)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ from imori import frameworks
 from imori import tree as t
 from imori.data import Preprocessing
 from imori.data.photos import check_channels
-from imori.errors import WeightsError
+from imori.errors import ConversionError, WeightsError
 from imori.train.run import preprocessing_of
 from imori.weights import Card, check, restrict
-from imori.weights.file import network_of, written
+from imori.weights.file import network_of, path_of, written
 from imori.weights.names import Weights
 
 
@@ -25,15 +25,25 @@ def export_onnx(path: str | Path, weights: Weights, card: Card, preprocessing: b
     float32 (N, C, H, W), already preprocessed, and the output `logits` (N, classes). N is free, and H and W of images
     are where no layer is bound to them. The metadata hold what a model.safetensors says of itself.
 
-    WeightsError if weights, classes and tree are not of one network, if the card has no preprocessing, or for more than
-    2 GB; RunError where the file cannot be written; FrameworkMissing names the extra.
+    ConversionError for a name that does not end in .onnx, or for a folder that is not there; WeightsError if weights,
+    classes and tree are not of one network, if the card has no preprocessing, or for more than 2 GB; RunError where the
+    file cannot be written; FrameworkMissing names the extra.
     """
-    path = Path(path)
+    path = path_of("path", path)
+    if path.suffix != ".onnx":
+        raise ConversionError(f"{path} is no file for onnx, which takes .onnx; name it so")
+    check_folder(path)
     model = onnx_model(weights, card, path, preprocessing)
     from imori.frameworks.onnx.saving import write
 
     with written(path) as beside:
         write(model, beside, replace(card, tree=t.without_heads(card.tree)).metadata())
+
+
+def check_folder(file: Path) -> None:
+    """ConversionError where there is no folder to write the file to."""
+    if not file.parent.is_dir():
+        raise ConversionError(f"{file.parent} is no folder; make it first, or choose another place")
 
 
 def onnx_model(weights: Weights, card: Card, path: Path, preprocessing: bool) -> Any:

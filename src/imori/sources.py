@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsIndex
 
 from imori import catalogue
 from imori import tree as t
 from imori.classifier import located
 from imori.errors import ConversionError
-from imori.shapes import Shape, resolve
+from imori.shapes import resolve
 from imori.train.run import Run, preprocessing_of
 from imori.weights import Card, read_weights
 from imori.weights.names import Weights
-from imori.weights.native import native_card, read_native
+from imori.weights.native import ENDS, native_card, no_weights, read_native
+from imori.weights.reading import check_source
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ def source_of(
     ConversionError where that is missing or too much, or for a path that is no model; WeightsError for a file that
     cannot be read or is of another network.
     """
+    check_source(source)
     if (path / "saved_model.pb").exists():
         raise ConversionError(f"{path} is a SavedModel, which is a program; name the run or file that it was made from")
     file, run = located(path)
@@ -55,17 +59,42 @@ def source_of(
         if card.preprocessing:
             preprocessing_of(card, file)
         return Source(card, read_native(file, resolve(card.tree, card.input)), file, run)
+    if not file.name.lower().endswith((*ENDS, ".h5")):
+        raise no_weights(file)
     if model is None or classes is None:
         raise ConversionError(
             f"{file} holds weights and does not say of what: give the model and its classes, as --model resnet18"
             " --classes 1000 (and --source torchvision, timm or keras where it is theirs)"
         )
-    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
-    twice = next((name for name in names if names.count(name) > 1), None)
+    card = card_of(model, classes, channels, size, None if "@" in model else theirs)
+    root = resolve(card.tree, card.input)
+    weights = read_weights(file, card.tree, source, card.input) if theirs else read_native(file, root)
+    return Source(card, weights, file)
+
+
+def card_of(
+    model: str,
+    classes: int | Sequence[str],
+    channels: int | None,
+    size: int | tuple[int, int] | None,
+    variant: str | None = None,
+) -> Card:
+    """What a network of the catalogue is, without its auxiliary heads, for these classes and images."""
+    names = _names(classes)
+    wide = catalogue.whole("channels", 3 if channels is None else channels)
+    side = catalogue.size_of(model.partition("@")[0]) if size is None else size
+    tree = t.without_heads(catalogue.model(model, len(names), wide, variant))
+    return Card(tree, (wide, *(side if isinstance(side, tuple) else (side, side))), names, {}, model=model)
+
+
+def _names(classes: object) -> tuple[str, ...]:
+    """Of the classes; "0", "1" and so on where only their number is given."""
+    if isinstance(classes, SupportsIndex):
+        return tuple(map(str, range(catalogue.whole("classes", classes))))
+    names = tuple(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise ConversionError(f"classes is {classes!r:.80}; it must be their number, or a list of their names")
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise ConversionError(f"{twice!r} names two of the classes; each must have its own name")
-    tree = t.without_heads(catalogue.model(model, len(names), channels or 3, None if "@" in model else theirs))
-    side = size or catalogue.size_of(model.partition("@")[0])
-    shape: Shape = (channels or 3, *(side if isinstance(side, tuple) else (side, side)))
-    weights = read_weights(file, tree, source, shape) if theirs else read_native(file, resolve(tree, shape))
-    return Source(Card(tree, shape, names, {}, model=model), weights, file)
+    return names

@@ -3,6 +3,8 @@
 import argparse
 import subprocess
 import sys
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,15 +165,46 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, name: str) -> None:
         ({"a": torch.eye(3).to_sparse()}, "holds more than arrays by name"),
         ({"a": torch.ones(2, device="meta")}, "holds more than arrays by name"),
         ({"a.weight": torch.ones(2, dtype=torch.int8)}, r"a\.weight holds int8, and weights are floats"),
+        ({"a": torch.zeros((1,) * 65)}, "holds more than arrays by name"),
+        ({"a": torch.zeros(1).expand(2**40, 2**10)}, "declares weights of 4,503,599,627,370,496, and was not read"),
         ({"bn.num_batches_tracked": torch.tensor(1)}, "holds no weights"),
         ({}, "holds no weights"),
     ],
-    ids=["tensor", "list", "nested", "sparse", "meta", "integers", "counters-alone", "nothing"],
+    ids=["tensor", "list", "nested", "sparse", "meta", "integers", "axes", "repeated", "counters-alone", "nothing"],
 )
 def test_anything_but_floats_by_name_is_refused(tmp_path: Path, held: object, match: str) -> None:
     torch.save(held, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=rf"a\.pth.* {match}|a\.pth: {match}"):
         read_checkpoint(tmp_path / "a.pth")
+
+
+def test_an_archive_that_is_packed_is_refused(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(
+        WeightsError, match=r"a\.pth holds 'plain/data\.pkl' packed, and was not read; save it by torch"
+    ):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_raw_pickle_is_refused_without_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(b"\x80\x04}.")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(WeightsError, match=r"a\.pth cannot be read as a checkpoint of PyTorch"):
+            read_checkpoint(tmp_path / "a.pth")
+    assert not said
+
+
+def test_bfloat16_of_too_many_axes_is_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.ones((1,) * 65, dtype=torch.bfloat16)}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=r"a\.safetensors cannot be read as safetensors \(maximum supported dim"):
+        read_checkpoint(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,16 @@ def test_what_leads_elsewhere_is_refused(tmp_path: Path, write: Callable[[h5py.F
 
 # --- what is no weight ------------------------------------------------------------------------------------------------
 
+
+def packed_twice(file: h5py.File) -> None:
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_chunk(VALUE.shape)
+    made.set_deflate(9)
+    made.set_deflate(9)
+    space = h5py.h5s.create_simple(VALUE.shape)
+    h5py.h5d.create(file.id, b"a", h5py.h5t.IEEE_F64LE, space, made)
+
+
 NO_WEIGHTS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "int8": (lambda file: file.update(a=np.ones(3, np.int8)), "a holds int8, .*; save the float model, before it is"),
     "text": (lambda file: file.update(a="import os"), "a holds object, and weights are floats"),
@@ -146,6 +157,11 @@ NO_WEIGHTS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "complex": (lambda file: file.update(a=np.ones(2, complex)), "a holds complex128"),
     "type": (lambda file: file.update(a=np.dtype("f4")), "a holds float32|a holds Datatype"),
     "unwritten": (lambda file: file.create_dataset("a", (3, 4)), "a declares values and holds none"),
+    "chunk": (
+        lambda file: file.create_dataset("a", data=VALUE, maxshape=(None, None), chunks=(3, 2**20), compression="gzip"),
+        "a keeps 12 values in chunks of 3145728, and was not read",
+    ),
+    "packed-twice": (packed_twice, "a keeps its values in another"),
     "huge": (lambda file: file.create_dataset("a", (2**20, 2**20)), "a declares values and holds none"),
 }  # fmt: skip
 
@@ -153,6 +169,14 @@ NO_WEIGHTS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
 @pytest.mark.parametrize(("write", "match"), NO_WEIGHTS.values(), ids=NO_WEIGHTS)
 def test_what_is_no_weight_is_refused(tmp_path: Path, write: Callable[[h5py.File], Any], match: str) -> None:
     refused(written(tmp_path / "a.h5", write), match)
+
+
+def test_a_chunk_that_unpacks_to_more_than_its_values_is_refused(tmp_path: Path) -> None:
+    def write(file: h5py.File) -> None:
+        made = file.create_dataset("a", VALUE.shape, chunks=VALUE.shape, compression="gzip")
+        made.id.write_direct_chunk((0, 0), zlib.compress(bytes(VALUE.nbytes * 100)))
+
+    refused(written(tmp_path / "a.h5", write), "cannot be read .*a chunk of /a holds more than its values")
 
 
 @pytest.mark.parametrize("value", [np.ones(3), 7, np.ones((3, 3), np.int8)], ids=["floats", "number", "integers"])

@@ -1,7 +1,10 @@
 """What is damaged or unusual in the files of frameworks; the files themselves are tested with their frameworks."""
 
+import io
 import json
+import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +65,79 @@ def test_a_file_that_says_nothing_of_itself(tmp_path: Path) -> None:
     assert (read_native(tmp_path / "a.npz", ROOT)["weight"] == KERNEL.T).all()
     np.savez(tmp_path / "b.npz", imori=np.array(json.dumps({"other": "x"})))
     assert native_card(tmp_path / "b.npz") is None
+
+
+# --- archives that unpack to more than they say -----------------------------------------------------------------------
+
+
+def npy(shape: tuple[int, ...], values: bytes) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue() + values
+
+
+def archived(path: Path, members: dict[str, bytes], packing: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def encrypted(path: Path, members: dict[str, bytes]) -> Path:
+    """With the flag alone, in the member and in the list of them."""
+    data = bytearray(archived(path, members).read_bytes())
+    for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.find(mark) + place] |= 1
+    path.write_bytes(data)
+    return path
+
+
+WEIGHTS = {"weight.npy": npy((2, 3), bytes(24)), "bias.npy": npy((2,), bytes(8))}
+LARGE = npy((2**23,), bytes(2**25))
+
+
+def test_what_an_archive_hides_is_not_unpacked(tmp_path: Path) -> None:
+    """Two members whose names differ by the extension alone had one size between them."""
+    path = archived(tmp_path / "a.npz", {**WEIGHTS, "more.npy": LARGE, "more": b"1"})
+    with pytest.raises(WeightsError, match=r"a\.npz holds 'more', which is no array, and was not read"):
+        read_native(path, ROOT)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_what_cannot_be_unpacked_piece_by_piece_is_refused(tmp_path: Path, packing: int) -> None:
+    with pytest.raises(WeightsError, match=r"a\.npz: its 'weight\.npy' is .*packed by another method than deflate"):
+        read_native(archived(tmp_path / "a.npz", WEIGHTS, packing), ROOT)
+
+
+def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"a\.npz: its 'weight\.npy' is encrypted"):
+        read_native(encrypted(tmp_path / "a.npz", WEIGHTS), ROOT)
+
+
+def test_an_array_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    path = archived(tmp_path / "a.npz", {**WEIGHTS, "bias.npy": npy((2**45,), bytes(8))})
+    with pytest.raises(WeightsError, match=r"a\.npz cannot be read \(MemoryError.*cut short"):
+        read_native(path, ROOT)
+
+
+@pytest.mark.parametrize("name", ["imori.json", "config.json"])
+def test_a_member_is_unpacked_no_further_than_its_limit(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("h5py")
+    said = b'{"config": {"layers": []}}'
+    text, size = said + b" " * 2**26, (2**26 + len(said)).to_bytes(4, "little")
+    weights = save_h5(tmp_path / "a.weights.h5", "output").read_bytes()
+    path = archived(tmp_path / "a.keras", {"model.weights.h5": weights, name: text})
+    data = path.read_bytes().replace(size, len(said).to_bytes(4, "little"))
+    path.write_bytes(data.replace(zlib.crc32(text).to_bytes(4, "little"), zlib.crc32(said).to_bytes(4, "little")))
+    del text, data
+    read_native(save_h5(tmp_path / "b.weights.h5", "output"), ROOT)  # imports h5py
+    tracemalloc.start()
+    try:
+        if name == "config.json":
+            read_native(path, ROOT)
+        else:
+            with pytest.raises(WeightsError, match="what it says of itself is damaged"):
+                native_card(path)
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * 2**24
+    finally:
+        tracemalloc.stop()

@@ -93,6 +93,11 @@ def outside(model: Any) -> None:
     tensor.external_data.add(key="location", value="secret.bin")
 
 
+def empty(model: Any) -> None:
+    first(model).raw_data = b""
+    first(model).dims[:] = [0, 2**62, 2**62]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -101,6 +106,8 @@ def outside(model: Any) -> None:
         pytest.param(lambda model: setattr(first(model), "raw_data", b"1234"), id="too few bytes"),
         pytest.param(lambda model: first(model).dims.insert(0, 2**40), id="huge shape"),
         pytest.param(lambda model: first(model).dims.__setitem__(0, -6), id="negative shape"),
+        pytest.param(lambda model: first(model).dims.extend([1] * 61), id="too many axes"),
+        pytest.param(empty, id="nothing, of a huge shape"),
         pytest.param(lambda model: setattr(first(model), "data_type", 8), id="strings"),
     ],
 )

@@ -13,8 +13,11 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from imori.cli.parsing import Parser, UsageError
 from imori.errors import ImoriError, SizeError
@@ -52,7 +55,7 @@ imori COMMAND --help explains a command's flags; imori --version prints the vers
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code.
 
-    0: done. 2: an error in what was asked or given, said in one line on stderr. 130: stopped by Ctrl-C.
+    0: done. 2: an error in what was asked or given, said in one line on stderr. 130: stopped by Ctrl-C or SIGTERM.
     """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (None where the shell has closed it)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
@@ -60,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        with _stoppable():
+            code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
     except ImoriError as error:
@@ -72,9 +76,39 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except MemoryError:
-        return _say("error: the memory is full; use a smaller --batch-size or --size", WRONG)
+        return _say("error: the memory is full; close other programs", WRONG)
     except OSError as error:
         return _say(f"error: {_system(error)}", WRONG)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Inside, SIGTERM is as Ctrl-C is: KeyboardInterrupt, after which a command leaves nothing half-written.
+
+    It comes out whatever else became of it on its way: a library that is being imported makes an error of its own.
+    """
+    asked = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
+    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) in usual}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if asked:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parser(command: str) -> Parser:
@@ -107,6 +141,10 @@ def _run(argv: list[str]) -> int:
         if "size" not in arguments:
             raise
         raise ImoriError(f"{error} (--size {error.smallest[1]})") from error
+    except MemoryError as error:
+        given = next(filter(None, (getattr(arguments, name, None) for name in ("model_file", "data", "model"))), "it")
+        smaller = "use a smaller --batch-size or --size, or " if "batch_size" in arguments else ""
+        raise ImoriError(f"{given} takes more memory than is free; {smaller}close other programs") from error
     return code
 
 

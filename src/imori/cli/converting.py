@@ -21,6 +21,10 @@ forms:
 """
 
 
+DIGITS = 18
+"""What is longer is no number of classes: Python itself reads no number of thousands of digits."""
+
+
 def declare(parser: Parser, command: str) -> None:
     """The flags of `convert`."""
     parser.describe(
@@ -87,9 +91,13 @@ def run(arguments: argparse.Namespace, command: str) -> int:
 
 def _classes(asked: str | None) -> int | list[str] | None:
     """A number of classes, or the names in a file. DataError for a file that cannot be read."""
-    if asked is None or (asked.isascii() and asked.isdigit()):
-        return asked if asked is None else int(asked)
+    if asked is None:
+        return None
+    if asked.isascii() and asked.isdigit() and len(asked) <= DIGITS:
+        return int(asked)
     try:
         return [line.strip() for line in Path(asked).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--classes {asked} is no number, and cannot be read as a file of names: {error}") from error
+        raise DataError(
+            f"--classes {asked:.80} is no number, and cannot be read as a file of names: {error!s:.120}"
+        ) from error

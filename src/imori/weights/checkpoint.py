@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where training scripts keep the weights. Averaged ones come first: they are what such a script publishes."""
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel, averaging and torch.compile put before every name."""
+MOST_SHARED = 4
+"""How many tensors may have the same bytes of a file, on average: any number can, and each becomes an array."""
 COUNTERS = ("num_batches_tracked", "n_averaged")
 """Counts of batches and of averaged models, which no network computes with: left out, and nothing else is."""
 
@@ -65,9 +68,9 @@ def _read_safetensors(path: Path) -> Weights:
     with opened(path) as file:
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
         tensors: Weights = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "BF16"}
-    if len(tensors) < len(kinds):
-        every = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-        tensors |= {name: widened(raw["data"], raw["shape"]) for name, raw in every if kinds[name] == "BF16"}
+        if len(tensors) < len(kinds):
+            every = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+            tensors |= {name: widened(raw["data"], raw["shape"]) for name, raw in every if kinds[name] == "BF16"}
     return tensors
 
 
@@ -86,17 +89,34 @@ def _read_pytorch(path: Path) -> Weights:
     import torch
 
     try:
+        mapped = zipfile.is_zipfile(path) and _is_plain(path)
         # Training scripts keep their arguments beside the weights: plain values, in an argparse.Namespace.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickles: what cannot be read is said below
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise WeightsError(f"{path} is not there; name a checkpoint") from None
+    except WeightsError:
+        raise
     except Exception as error:  # torch raises nearly anything at a damaged file
         raise WeightsError(f"{path} {_refusal(error)}") from error
     try:
-        return {str(name): _as_array(tensor) for name, tensor in _state(held).items()}
-    except (AttributeError, TypeError, RuntimeError) as error:
+        state = {str(name): tensor.detach() for name, tensor in _state(held).items()}
+        size, most = sum(tensor.numel() * tensor.element_size() for tensor in state.values()), path.stat().st_size
+        if size <= MOST_SHARED * most:
+            return {name: _as_array(tensor) for name, tensor in state.items()}
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path} holds more than arrays by name ({error}); save model.state_dict()") from error
+    raise WeightsError(f"{path} has {most:,} bytes and declares weights of {size:,}, and was not read; it is damaged")
+
+
+def _is_plain(path: Path) -> bool:
+    """True. WeightsError for an archive that is packed, which could unpack to any size; torch.save packs none."""
+    with zipfile.ZipFile(path) as archive:
+        packed = next((info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise WeightsError(f"{path} holds {packed!r:.80} packed, and was not read; save it by torch.save")
+    return True
 
 
 def _refusal(error: Exception) -> str:
@@ -113,9 +133,8 @@ def _state(held: Any) -> Mapping[str, Any]:
 
 
 def _as_array(tensor: Any) -> npt.NDArray[Any]:
-    """A contiguous copy, in float32 for bfloat16. TypeError or RuntimeError for a tensor that NumPy cannot hold."""
+    """A contiguous copy, in float32 for bfloat16. An error for a tensor that NumPy cannot hold."""
     import torch
 
-    tensor = tensor.detach()
     wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
     return np.array(wide.numpy(), order="C")

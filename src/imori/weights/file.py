@@ -23,7 +23,7 @@ import numpy.typing as npt
 import safetensors
 
 from imori import tree as t
-from imori.errors import RunError, TreeError, WeightsError
+from imori.errors import ImoriError, RunError, TreeError, WeightsError
 from imori.shapes import Node, Shape, resolve
 from imori.weights.names import Weights, check, shapes_of
 
@@ -61,6 +61,13 @@ class Card:
             for name, kind in SAID.items()
         }
         return {"imori": FORMAT, "tree": t.to_json(self.tree), **said}
+
+
+def path_of(what: str, value: object) -> Path:
+    """A path that a program gave as its argument `what`. ImoriError where it is none, or empty."""
+    if isinstance(value, (str, os.PathLike)) and (text := os.fspath(value)) and isinstance(text, str):
+        return Path(text)
+    raise ImoriError(f"{what} is {value!r:.80}; it must be a path, as text or as a pathlib.Path")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from collections import Counter
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imori.errors import FrameworkMissing, ImoriError, WeightsError
+from imori.weights.archive import members, unpacked
 from imori.weights.checkpoint import widened
 
 File: TypeAlias = Any
@@ -35,8 +36,12 @@ WEIGHTS, CONFIG = "model.weights.h5", "config.json"
 """What of an archive is read; the rest could describe code, and is not looked at."""
 FILTERS = (1, 2, 3)
 """gzip, shuffle and a checksum: filters of HDF5 itself. Keras uses none."""
+CHECKSUM = 4
+"""Bytes that a checksum adds to a chunk."""
 HEAP = b"GCOL\1\0\0\0"
 MOST_OBJECTS, MOST_NAME = 2**15, 2**10
+MOST_SPARE = 2**16
+"""Values of a chunk that is larger than its dataset, as of one that was made to grow."""
 MOST_TEXT = 2**24
 """Bytes of a config.json, or of an attribute."""
 
@@ -77,16 +82,14 @@ def opened(path: Path, most: int) -> Iterator[tuple[File, bytes]]:
 def _unpacked(raw: BinaryIO, path: Path, most: int) -> Iterator[tuple[BinaryIO, bytes]]:
     """The weights in an archive, as an open file, and its config.json. Nothing is unpacked to a place it names."""
     with zipfile.ZipFile(raw) as archive, tempfile.TemporaryFile() as copy:
-        names = Counter(archive.namelist())
-        for name, count in names.items():
-            if count > 1:
-                raise WeightsError(f"{path} holds {name} {count} times, and was not read")
+        held = members(archive, path)
+        for name in held:
             if "\\" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise WeightsError(f"{path} holds {name!r:.80}, which leads out of it, and was not read")
-        if WEIGHTS not in names:
+        if WEIGHTS not in held:
             raise WeightsError(f"{path} is no archive of Keras: it holds no {WEIGHTS}; save it by model.save")
         for name, limit in ((WEIGHTS, most), (CONFIG, MOST_TEXT)):
-            if name in names and (size := archive.getinfo(name).file_size) > limit:
+            if name in held and (size := held[name].file_size) > limit:
                 raise WeightsError(
                     f"{path}: its {name} declares {size} bytes, and those of this network need {limit} at most; it is"
                     " of a larger network, or damaged"
@@ -94,7 +97,7 @@ def _unpacked(raw: BinaryIO, path: Path, most: int) -> Iterator[tuple[BinaryIO, 
         with archive.open(WEIGHTS) as packed:
             shutil.copyfileobj(packed, copy)
         copy.flush()
-        yield copy, archive.read(CONFIG) if CONFIG in names else b""
+        yield copy, unpacked(archive, held[CONFIG], MOST_TEXT, path) if CONFIG in held else b""
 
 
 def _check_heaps(raw: BinaryIO) -> None:
@@ -161,8 +164,12 @@ def _check(held: Any, at: str, path: Path) -> None:
         )
     made = held.id.get_create_plist()
     filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
-    if held.is_virtual or held.external or not set(filters) <= set(FILTERS):
+    if held.is_virtual or held.external or not set(filters) <= set(FILTERS) or len(set(filters)) < len(filters):
         raise WeightsError(f"{path}: {at} keeps its values in another file or form, and was not read; save it by Keras")
+    if held.chunks and (piece := math.prod(held.chunks)) > max(held.size, MOST_SPARE):
+        raise WeightsError(
+            f"{path}: {at} keeps {held.size} values in chunks of {piece}, and was not read; save it anew"
+        )
     if held.size and not held.id.get_storage_size():
         raise WeightsError(f"{path}: {at} declares values and holds none; it was not written to its end")
 
@@ -174,10 +181,21 @@ def _is_short(held: Dataset) -> bool:
 
 def values(held: Dataset) -> npt.NDArray[Any]:
     """The values of a dataset in its dtype, in the machine's byte order; bfloat16 as float32."""
+    if held.compression == "gzip":
+        _check_packed(held)
     raw = held[()]
     if _is_short(held):
         return widened(raw.tobytes(), held.shape)
     return np.asarray(raw, raw.dtype.newbyteorder("="))
+
+
+def _check_packed(held: Dataset) -> None:
+    """ValueError for a chunk that unpacks to more than its values: HDF5 would follow it into any memory."""
+    most = math.prod(held.chunks) * held.dtype.itemsize + CHECKSUM
+    for part in held.iter_chunks():
+        _, packed = held.id.read_direct_chunk(tuple(axis.start for axis in part))
+        if len(zlib.decompressobj().decompress(packed, most + 1)) > most:
+            raise ValueError(f"a chunk of {held.name} holds more than its values")
 
 
 def strings(group: Any, name: str) -> list[str]:

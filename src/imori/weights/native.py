@@ -29,6 +29,7 @@ from imori import tree as t
 from imori.errors import WeightsError
 from imori.shapes import Node, flat
 from imori.weights import hdf5
+from imori.weights.archive import members, unpacked
 from imori.weights.checkpoint import PYTORCH, read_checkpoint
 from imori.weights.file import Card, card_of, fitting, opened
 from imori.weights.keras import IGNORED, SLOTS, named_layers
@@ -41,8 +42,8 @@ ENDS = (".safetensors", *PYTORCH, ".keras", ".weights.h5", ".npz", ".onnx")
 ABOUT = "imori"
 """The entry of a .npz that says what it is; of a .keras it is the member imori.json."""
 MOST_ABOUT = hdf5.MOST_TEXT
-BROKEN = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and zipfile raise at a damaged archive."""
+BROKEN = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise at a damaged archive; MemoryError where an array declares more than its member has."""
 
 TORCH = {"running_mean": "mean", "running_var": "var"}
 FLAX = {"kernel": "weight", "scale": "weight"}
@@ -66,11 +67,16 @@ def read_native(path: Path, root: Node) -> Weights:
         held = read_checkpoint(path)
         found = _flax(held, root) if any(_split(name)[1] == "kernel" for name in held) else _torch(held)
     else:
-        raise WeightsError(f"{path} is no file of weights; name a run, or a file that ends in {', '.join(ENDS)}")
+        raise no_weights(path)
     wrong = next((name for name, value in found.items() if value.dtype.kind != "f"), None)
     if wrong is not None:
         raise WeightsError(f"{path}: {wrong} is of {found[wrong].dtype}, and weights are floats; name another file")
     return fitting(found, root, path)
+
+
+def no_weights(path: Path) -> WeightsError:
+    """What is said of a file whose name ends in none of `ENDS`."""
+    return WeightsError(f"{path} is no file of weights; name a run, or a file that ends in {', '.join(ENDS)}")
 
 
 def native_card(path: Path) -> Card | None:
@@ -102,11 +108,10 @@ def _parsed(text: str | bytes, path: Path) -> Mapping[str, str]:
 def _in_archive(path: Path) -> Mapping[str, str] | None:
     try:
         with zipfile.ZipFile(path) as archive:
-            if f"{ABOUT}.json" not in archive.namelist():
+            about = members(archive, path).get(f"{ABOUT}.json")
+            if about is None:
                 return None
-            if archive.getinfo(f"{ABOUT}.json").file_size > MOST_ABOUT:
-                raise WeightsError(f"{path}: what it says of itself is too long, and was not read")
-            text = archive.read(f"{ABOUT}.json")
+            text = unpacked(archive, about, MOST_ABOUT, path)
     except BROKEN as error:
         if isinstance(error, WeightsError):
             raise
@@ -128,13 +133,17 @@ def _read_npz(path: Path, most: int, wanted: Sequence[str] | None = None) -> Wei
     """The arrays of a .npz, or the wanted ones of them. Objects, which could run code, are refused unread."""
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
-            names = [name for name in sizes if wanted is None or name in wanted]
-            if sum(sizes[name] for name in names) > most:
+            there = members(archive, path)
+            odd = next((name for name in there if not name.endswith(".npy")), None)
+            if odd is not None:
+                raise WeightsError(f"{path} holds {odd!r:.80}, which is no array, and was not read; save it by numpy")
+            named = {name.removesuffix(".npy"): info for name, info in there.items()}
+            named = {name: info for name, info in named.items() if wanted is None or name in wanted}
+            if sum(info.file_size for info in named.values()) > most:
                 raise WeightsError(f"{path} declares more than this network holds, and was not read")
             held: Weights = {}
-            for name in names:
-                with archive.open(f"{name}.npy") as member:
+            for name, info in named.items():
+                with archive.open(info) as member:
                     held[name] = np.lib.format.read_array(member, allow_pickle=False)
             return held
     except FileNotFoundError:

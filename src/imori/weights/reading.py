@@ -23,6 +23,12 @@ def read_model(path: str | Path) -> tuple[Weights, Card]:
     return read_onnx(path) if path.suffix == ".onnx" else read_saved(path)
 
 
+def check_source(source: str) -> None:
+    """NameUnknown for anything but one of SOURCES."""
+    if source not in SOURCES:
+        raise NameUnknown(f"there is no source {source!r} of weights; there are {', '.join(SOURCES)}")
+
+
 def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: Shape | None = None) -> Weights:
     """The weights of a file or a run under our canonical names, for `tree`, each checked by name and shape.
 
@@ -39,8 +45,7 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
     kept; bfloat16, which NumPy has not, becomes float32. WeightsError lists what is missing, unexpected or misshaped,
     and says what helps; FrameworkMissing where a .pth is read without PyTorch, or a file of Keras without h5py.
     """
-    if source not in SOURCES:
-        raise NameUnknown(f"there is no source {source!r} of weights; there are {', '.join(SOURCES)}")
+    check_source(source)
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if source == "imori" and path.suffix == ".onnx":
