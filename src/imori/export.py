@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from imori.data.photos import check_channels
 from imori.errors import WeightsError
 from imori.train.run import preprocessing_of
 from imori.weights import Card, check, restrict
+from imori.weights.ensemble import metadata_of
 from imori.weights.file import network_of, written
 from imori.weights.names import Weights
 
@@ -34,6 +36,22 @@ def export_onnx(path: str | Path, weights: Weights, card: Card, preprocessing: b
 
     with written(path) as beside:
         write(model, beside, replace(card, tree=t.without_heads(card.tree)).metadata())
+
+
+def export_members(path: str | Path, members: Sequence[tuple[Weights, Card]]) -> None:
+    """Writes an ensemble as ONNX: `photos` to `probabilities`, which are the mean of what each member's file gives.
+
+    The members' classes are the same; those of the first set the order. Errors as `export_onnx`.
+    """
+    path = Path(path)
+    models = [onnx_model(weights, card, path, preprocessing=True) for weights, card in members]
+    from imori.frameworks.onnx.model import averaged
+    from imori.frameworks.onnx.saving import write
+
+    cards = [replace(card, tree=t.without_heads(card.tree)) for _, card in members]
+    orders = [[card.classes.index(name) for name in cards[0].classes] for card in cards]
+    with written(path) as beside:
+        write(averaged(models, orders), beside, metadata_of(cards))
 
 
 def onnx_model(weights: Weights, card: Card, path: Path, preprocessing: bool) -> Any:

@@ -158,6 +158,11 @@ class Run:
             return {os.path.realpath(path) for path, _ in self.part("train")}
         return set()
 
+    def tested_on(self) -> set[str]:
+        """The images that the run held back for its test: their real paths, or the data and the names within."""
+        photos = [path for path, _ in self.part("test")]
+        return {os.path.realpath(path) if Path(path).is_absolute() else f"{self.data}: {path}" for path in photos}
+
     def save_best(self, weights: Weights, card: Card) -> None:
         """Writes model.safetensors."""
         save_model(self.model_file, weights, card)
