@@ -151,7 +151,7 @@ class Predictor(ABC):
 
     def scores(self, path: str | Path | None = None, strict: bool = False) -> list[Score]:
         """As `score`, of each network by itself, in their order, and last of all together; in one pass."""
-        images = self._held_back(strict) if path is None else self._labelled(path, strict)
+        images = self.test_images(path, strict)
         tallies = self._tallied(images)
         trained_on = set().union(*(one.run.trained_on() for one in self.networks() if one.run))
         seen = sum(os.path.realpath(name) in trained_on for name in images.names) if trained_on else 0
@@ -169,6 +169,10 @@ class Predictor(ABC):
             )
             for tally in tallies
         ]
+
+    def test_images(self, path: str | Path | None = None, strict: bool = False) -> Images:
+        """The images that `score` scores."""
+        return self._held_back(strict) if path is None else self._labelled(path, strict)
 
     def _tallied(self, images: Images) -> list[Tally]:
         """A tally of each network, and last of all together."""

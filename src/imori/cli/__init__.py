@@ -25,6 +25,7 @@ COMMANDS = {
     "test": "testing",
     "predict": "predicting",
     "ensemble": "ensembling",
+    "explain": "explaining",
     "convert": "converting",
     "compare": "comparing",
     "models": "networks",
@@ -37,6 +38,7 @@ imori: a folder of photos becomes an image classifier, with any classic CNN, in 
   imori test runs/latest photos_test/          accuracy, precision and recall of each class, confusion matrix
   imori predict runs/latest holiday.jpg        what is in a photo, with probabilities
   imori ensemble runs/a runs/b                 several models as one: their probabilities averaged
+  imori explain runs/a --filters --mistakes    pictures of what a network has learned, and of its errors
   imori convert runs/a --to keras a.keras      the model for another framework
   imori compare runs/a                         its numbers, speed and memory in every framework
   imori models                                 the networks that can be trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from imori.cli.output import counted, warn
@@ -10,6 +11,7 @@ from imori.cli.parsing import Parser
 
 if TYPE_CHECKING:
     from imori.classifier import Predictor, Score
+    from imori.data import Skipped
 
 RUN = "a run, runs/latest for the newest, or a .safetensors or .onnx"
 
@@ -45,9 +47,14 @@ def warn_of_frameworks(model: Predictor) -> None:
 
 def warn_of_photos(score: Score) -> None:
     """Says which photos were not scored, and how many of the others the model was trained on."""
-    for skipped in score.skipped:
-        warn(f"left out {skipped.path}: {skipped.reason}")
-    if score.skipped:
-        warn(f"{counted(len(score.skipped), 'photo')} could not be read and not scored")
+    warn_of_skipped(score.skipped)
     if score.seen:
         warn(f"note: the model was trained on {score.seen} of these {counted(score.images, 'image')}: use others")
+
+
+def warn_of_skipped(photos: Sequence[Skipped]) -> None:
+    """Says which photos were not scored."""
+    for skipped in photos:
+        warn(f"left out {skipped.path}: {skipped.reason}")
+    if photos:
+        warn(f"{counted(len(photos), 'photo')} could not be read and not scored")
