@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imori.cli import trained
-from imori.cli.output import percent, warn, write, write_table
+from imori.cli.output import counted, percent, warn, write, write_table
 from imori.cli.parsing import Parser
 from imori.errors import ImoriError, RunError
 
@@ -62,6 +62,8 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         if file.exists():
             raise RunError(f"{file} is there already, and would be overwritten; choose another --out")
     model = _network(arguments)
+    if arguments.features or arguments.mistakes:
+        _warn_of_letters(model)
     for what, file in files.items():
         image = _drawn(what, model, arguments)
         if image is not None:
@@ -86,21 +88,27 @@ def _drawn(what: str, model: Classifier, arguments: argparse.Namespace) -> Image
 
     if what == "filters":
         return explain.filters(model)
-    unnamed = {name: label for name, label in explain.labels_of(model.classes)[1].items() if name != label}
-    if unnamed:
-        said = ", ".join(f"{label} is {name}" for name, label in unnamed.items())
-        warn(f"note: no font was found that has the letters of every class, so in the pictures {said}")
     if what == "features":
         return explain.features(model, arguments.features)
     images = model.test_images(arguments.data, arguments.strict)
     trained.warn_of_skipped(images.skipped)
     found = explain.mistakes(model, images)
     if not found:
-        write(f"mistakes  none among {len(images):,} images")
+        write(f"mistakes  none among {counted(len(images), 'image')}")
         return None
     rows = [(one.name, one.truth, one.answer, percent(one.probability)) for one in found[:LISTED]]
     write_table(("photo", "true class", "answer", "probability"), rows, numbers=("probability",))
     return explain.draw_mistakes(model, images, found)
+
+
+def _warn_of_letters(model: Classifier) -> None:
+    """Says which classes cannot be called by their names in a picture."""
+    from imori.explain import labels_of
+
+    unnamed = {name: label for name, label in labels_of(model.classes)[1].items() if name != label}
+    if unnamed:
+        said = ", ".join(f"{label} is {name}" for name, label in unnamed.items())
+        warn(f"note: no font on this machine has all letters of the classes' names: in the pictures {said}")
 
 
 def _save(image: Image, file: Path) -> None:

@@ -11,12 +11,12 @@ from PIL import Image
 
 from imori.classifier import Classifier
 from imori.data import Images, Loader
-from imori.explain.drawing import FAINT, INK, RED, TITLE, column, framed, grid, square, text
+from imori.explain.drawing import FAINT, RED, TITLE, column, framed, grid, square, text
 from imori.explain.labels import labels_of
 from imori.train.metrics import softmax
 
 BATCH = 32
-TILE, COLUMNS, MOST = 112, 8, 64
+TILE, COLUMNS, MOST = 128, 8, 64
 """Pixels of a photo, and how many are drawn, in rows of so many."""
 
 
@@ -61,10 +61,10 @@ def draw_mistakes(model: Classifier, images: Images, found: Sequence[Mistake]) -
     tiles = []
     for mistake in shown:
         photo = square(how.pixels(images.open(mistake.index, how.least)), TILE)
-        answer = text(f"as {labels[mistake.answer]}  {mistake.probability:.1%}", font, colour=RED, width=TILE)
-        truth = text(f"is {labels[mistake.truth]}  {mistake.of_truth:.1%}", font, colour=INK, width=TILE)
+        answer = text(f"{100 * mistake.probability:.1f} %  {labels[mistake.answer]}", font, colour=RED, width=TILE)
+        truth = text(f"{100 * mistake.of_truth:.1f} %  {labels[mistake.truth]}", font, width=TILE)
         tiles.append(column([photo, answer, truth], 3))
     few = f"the {len(shown)} surest of " if len(shown) < len(found) else ""
     title = text(f"{few}{len(found):,} mistakes among {len(images):,} images", height=TITLE)
-    legend = text("as: what the network answered, with its probability; is: the true class, and its own", colour=FAINT)
+    legend = text("under each: the answer with its probability, in red, then the true class with its own", colour=FAINT)
     return framed(column([title, legend, grid(tiles, COLUMNS, 14)], 10))

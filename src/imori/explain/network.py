@@ -21,15 +21,15 @@ from imori.shapes import Node, flat, resolve
 from imori.train.metrics import softmax
 from imori.weights import initial_weights, read_model
 
-FILTER, MAP, PHOTO = 44, 56, 168
-"""Pixels of a filter, of a map, and of the photo beside them."""
+PANEL, FILTER, MAP, PHOTO = 320, 96, 64, 240
+"""Pixels of the filters side by side, of one at most, of a map, and of the photo beside them."""
 MAPS, COLUMNS = 24, 12
 """Of a stage, so many maps are drawn, the strongest; in rows of so many."""
-ANSWERS = 3
+ANSWERS, GAP = 3, 4
 
 
 def filters(model: Classifier) -> Image.Image:
-    """The filters of the first convolution, as they began and as they are, side by side.
+    """The filters of the first convolution, as they began and as they are, side by side, and what training changed.
 
     A run's start is drawn again from its seed, or read from the model that it went on from. TreeError for a network
     without a convolution.
@@ -41,12 +41,14 @@ def filters(model: Classifier) -> Image.Image:
     name = f"{node.path}.weight" if node.path else "weight"
     after = model.framework.dump(model.native)[name]
     before, how = _start(model, node.path, name)
-    panels = [] if before is None else [_panel(before, how, model)]
-    panels.append(_panel(after, "after training", model))
+    weights = {"after training": after}
+    if before is not None:
+        weights = {how: before, **weights, "the change": after - before}
+    panels = [_panel(weight, title, model) for title, weight in weights.items()]
     count, kernel = after.shape[0], " x ".join(map(str, after.shape[2:]))
     said = [text(f"{node.path}: {count} filters of {kernel}", height=TITLE)]
     said += [text(how, colour=FAINT)] if before is None else []
-    return framed(column([*said, row(panels, 40)], 12))
+    return framed(column([*said, row(panels, 32)], 12))
 
 
 def _start(model: Classifier, path: str, name: str) -> tuple[Array | None, str]:
@@ -70,11 +72,13 @@ def _panel(weight: Array, title: str, model: Classifier) -> Image.Image:
     if weight.shape[1] == 3:
         order = slice(None, None, -1) if model.preprocessing.order == "bgr" else slice(None)
         tiles = list(pixels[:, order].transpose(0, 2, 3, 1))
-        scale = f"grey is 0, full colour +-{largest:.2g}"
+        scale = f"grey is 0, full colour ±{largest:.2g}"
     else:
         tiles = list(pixels.reshape(-1, *weight.shape[2:]))
         scale = f"white is +{largest:.2g}, grey 0, black -{largest:.2g}"
-    drawn = grid([square(tile, FILTER) for tile in tiles], max(4, math.ceil(math.sqrt(len(tiles)))), 4)
+    columns = math.ceil(math.sqrt(len(tiles)))
+    side = max(max(weight.shape[2:]), min(FILTER, PANEL // columns - GAP))
+    drawn = grid([square(tile, side) for tile in tiles], columns, GAP)
     return column([text(title), drawn, text(scale, colour=FAINT)], 8)
 
 
@@ -93,12 +97,15 @@ def features(model: Classifier, path: str | Path) -> Image.Image:
     font, labels = labels_of(model.classes)
     shares = softmax(model.answers([images], [str(path)])[0])[0]
     said = [
-        text(f"{labels[model.classes[i]]}  {shares[i]:.1%}", font, width=PHOTO)
+        text(f"{100 * shares[i]:.1f} %  {labels[model.classes[i]]}", font, width=PHOTO)
         for i in np.argsort(-shares, kind="stable")[:ANSWERS]
     ]
     size = text(f"{how.size[0]} x {how.size[1]}, as the network sees it", colour=FAINT)
     seen = column([square(how.pixels(photo), PHOTO), size, *said], 6)
-    return framed(row([seen, column([_responses(node, maps[node.path][0]) for node in stages], 14)], 32))
+    legend = text(
+        "each map from its least value (dark) to its largest (bright), those that vary most first", colour=FAINT
+    )
+    return framed(row([seen, column([legend, *(_responses(node, maps[node.path][0]) for node in stages)], 14)], 32))
 
 
 def _stages(root: Node) -> Iterator[Node]:
@@ -121,4 +128,4 @@ def _responses(node: Node, maps: Array) -> Image.Image:
     order = np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:MAPS]
     few = f"{len(order)} of " if len(order) < len(maps) else ""
     title = text(f"{node.path}: {few}{len(maps)} maps of {maps.shape[1]} x {maps.shape[2]}")
-    return column([title, grid([square(heat(maps[i]), MAP) for i in order], COLUMNS, 4)], 6)
+    return column([title, grid([square(heat(maps[i]), MAP) for i in order], COLUMNS, GAP)], 6)

@@ -1,0 +1,47 @@
+"""What a network gets wrong."""
+
+from pathlib import Path
+
+import numpy as np
+
+import imori
+from imori.explain import draw_mistakes, mistakes
+from imori.explain.drawing import square
+from imori.explain.mistakes import MOST, TILE
+
+
+def test_every_mistake_is_found_the_surest_first(digits_run: Path) -> None:
+    model = imori.load(digits_run)
+    images, score = model.test_images(), model.score()
+    found = mistakes(model, images)
+    assert len(found) == score.images - score.confusion.trace() > MOST
+    assert all(one.answer != one.truth and one.probability > one.of_truth for one in found)
+    assert [one.probability for one in found] == sorted((one.probability for one in found), reverse=True)
+    for one in found[:3]:
+        assert images.names[one.index] == one.name
+        assert images.classes[images.labels[one.index]] == one.truth
+
+
+def test_their_probabilities_are_those_of_predict(pets_run: Path, photos) -> None:
+    model = imori.load(pets_run)
+    folder = photos("turned", cat=2, dog=2)
+    (folder / "cat").rename(folder / "x")
+    (folder / "dog").rename(folder / "cat")
+    (folder / "x").rename(folder / "dog")
+    found = mistakes(model, model.test_images(folder))
+    assert {Path(one.name).name for one in found} == {"cat0.png", "cat1.png", "dog0.png", "dog1.png"}
+    for one in found:
+        shares = dict(model.predict(one.name)[0].top)
+        assert np.allclose((one.probability, one.of_truth), (shares[one.answer], shares[one.truth]), atol=1e-6)
+        assert one.name.endswith(f"{one.truth}/{one.answer}{one.name[-5]}.png")
+
+
+def test_they_are_drawn_as_the_network_sees_them(digits_run: Path) -> None:
+    model = imori.load(digits_run)
+    images = model.test_images()
+    found = mistakes(model, images)
+    picture = np.asarray(draw_mistakes(model, images, found))
+    first = np.asarray(square(model.preprocessing.pixels(images.open(found[0].index)), TILE))
+    top = next(y for y in range(len(picture)) if np.array_equal(picture[y, 16 : 16 + TILE], first[0]))
+    assert np.array_equal(picture[top : top + TILE, 16 : 16 + TILE], first)
+    assert np.array_equal(np.asarray(draw_mistakes(model, images, found[:MOST])).shape[1], picture.shape[1])
