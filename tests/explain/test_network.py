@@ -94,3 +94,7 @@ def test_features_are_the_maps_of_the_stages(digits_run: Path, tmp_path: Path) -
     maps = frameworks.outputs(model.native, how(photo)[None], ["conv1", "sigmoid2"])
     for of_stage in maps.values():
         assert all(has(picture, square(heat(each), MAP)) for each in of_stage[0])
+    named = model.test_images()
+    assert has(features(model, named.names[7]), square(how.pixels(named.open(7)), PHOTO)), (
+        "by its name in the test part"
+    )

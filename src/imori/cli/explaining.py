@@ -28,11 +28,14 @@ def declare(parser: Parser, command: str) -> None:
         "imori explain runs/latest --filters --mistakes",
         "imori explain runs/latest --features holiday.jpg --out pictures",
         "imori explain runs/latest --mistakes --data photos_test/",
+        "imori explain runs/digits --features digits/test/9",
     )
     trained.declare(parser)
     parser.add_argument("--filters", action="store_true", help="filters.png: the first layer before and after training")
     parser.add_argument(
-        "--features", metavar="IMAGE", help="features-IMAGE.png: what each stage responds to in a photo"
+        "--features",
+        metavar="IMAGE",
+        help="features-IMAGE.png: what each stage responds to in a photo, or in a test image of the run",
     )
     parser.add_argument("--mistakes", action="store_true", help="mistakes.png: what was taken for another class")
     parser.add_argument(
@@ -116,4 +119,4 @@ def _save(image: Image, file: Path) -> None:
     from imori.weights.file import written
 
     with written(file) as beside:
-        image.save(beside, "PNG")
+        image.save(beside, "PNG", optimize=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from imori import frameworks
 from imori import tree as t
 from imori.classifier import Classifier
 from imori.data import open_photo
-from imori.errors import ImoriError, TreeError
+from imori.errors import DataError, ImoriError, RunError, TreeError
 from imori.explain.drawing import FAINT, TITLE, Array, column, framed, grid, heat, row, signed, square, text
 from imori.explain.labels import labels_of
 from imori.shapes import Node, flat, resolve
@@ -53,7 +54,7 @@ def filters(model: Classifier) -> Image.Image:
 
 def _start(model: Classifier, path: str, name: str) -> tuple[Array | None, str]:
     """The weight before training, and what it is in words; or why it is not known."""
-    if model.run is None:
+    if model.run is None or not model.run.recipe_file.exists():
         return None, "how they began is not known: a model file alone does not say from which seed"
     began = model.run.began_from
     if began is None:
@@ -85,10 +86,10 @@ def _panel(weight: Array, title: str, model: Classifier) -> Image.Image:
 def features(model: Classifier, path: str | Path) -> Image.Image:
     """What each stage of the network responds to in a photo: the maps at its end that vary most.
 
-    A stage is what computes maps of one height and width. DataError for a photo that cannot be read.
+    A stage is what computes maps of one height and width. The photo may be called as the run's test part calls it, as
+    "mnist/test/8". DataError for one that cannot be read.
     """
-    how = model.preprocessing
-    photo = open_photo(path, how.channels, how.least)
+    how, photo = model.preprocessing, _photo(model, path)
     images = how(photo)[np.newaxis]
     stages = [node for node in _stages(resolve(t.without_heads(model.card.tree), model.card.input)) if node.path]
     if not stages:
@@ -106,6 +107,15 @@ def features(model: Classifier, path: str | Path) -> Image.Image:
         "each map from its least value (dark) to its largest (bright), those that vary most first", colour=FAINT
     )
     return framed(row([seen, column([legend, *(_responses(node, maps[node.path][0]) for node in stages)], 14)], 32))
+
+
+def _photo(model: Classifier, path: str | Path) -> Image.Image:
+    how = model.preprocessing
+    if model.run is not None and not Path(path).exists():
+        with contextlib.suppress(RunError, DataError, ValueError):  # no test part, or no such name in it
+            images = model.test_images()
+            return images.open(images.names.index(str(path)), how.least)
+    return open_photo(path, how.channels, how.least)
 
 
 def _stages(root: Node) -> Iterator[Node]:
