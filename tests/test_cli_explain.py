@@ -52,6 +52,12 @@ def test_letters_that_cannot_be_drawn_are_said(command, pets_run: Path, tmp_path
     assert "class 1 is dog\n" in answer.err
 
 
+def test_photos_that_were_trained_on_are_said(command, pets_run: Path, tmp_path: Path) -> None:
+    data = pets_run.parent / "photos"
+    answer = command("explain", pets_run, "--mistakes", "--data", data, "--out", tmp_path / "seen")
+    assert "trained on 32 of these 40 images" in answer.err
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

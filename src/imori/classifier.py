@@ -152,9 +152,7 @@ class Predictor(ABC):
     def scores(self, path: str | Path | None = None, strict: bool = False) -> list[Score]:
         """As `score`, of each network by itself, in their order, and last of all together; in one pass."""
         images = self.test_images(path, strict)
-        tallies = self._tallied(images)
-        trained_on = set().union(*(one.run.trained_on() for one in self.networks() if one.run))
-        seen = sum(os.path.realpath(name) in trained_on for name in images.names) if trained_on else 0
+        tallies, seen = self._tallied(images), self.seen(images)
         return [
             Score(
                 tally.accuracy,
@@ -173,6 +171,11 @@ class Predictor(ABC):
     def test_images(self, path: str | Path | None = None, strict: bool = False) -> Images:
         """The images that `score` scores."""
         return self._held_back(strict) if path is None else self._labelled(path, strict)
+
+    def seen(self, images: Images) -> int:
+        """How many of these images the model was trained on, as far as its runs keep a list."""
+        trained_on = set().union(*(one.run.trained_on() for one in self.networks() if one.run))
+        return sum(os.path.realpath(name) in trained_on for name in images.names)
 
     def _tallied(self, images: Images) -> list[Tally]:
         """A tally of each network, and last of all together."""

@@ -45,25 +45,25 @@ def test_the_start_is_drawn_again_from_the_seed(tmp_path: Path) -> None:
     still = {"model": "lenet", "framework": "numpy", "iterations": 1, "lr": 0.0}
     first = imori.train("digits", seed=3, out=tmp_path / "first", **still)
     model = imori.load(first.path)
-    start, how = _start(model, "conv1", "conv1.weight")
+    start, how = _start(model, "conv1")
     assert np.array_equal(start, imori.dump_weights(model.native)["conv1.weight"])
     assert how == "before training"
     moved = imori.train("digits", weights=first.path, seed=4, out=tmp_path / "moved", **{**still, "lr": 0.01})
-    again, how = _start(imori.load(moved.path), "conv1", "conv1.weight")
+    again, how = _start(imori.load(moved.path), "conv1")
     assert np.array_equal(again, start), "it went on from the first run, whatever its own seed"
     assert "it went on from" in how
     shutil.rmtree(first.path)
-    assert _start(imori.load(moved.path), "conv1", "conv1.weight")[0] is None
+    assert _start(imori.load(moved.path), "conv1")[0] is None
     shutil.copy(moved.path / "model.safetensors", tmp_path / "alone.safetensors")
     alone = imori.load(tmp_path / "alone.safetensors")
-    assert _start(alone, "conv1", "conv1.weight")[0] is None
+    assert _start(alone, "conv1")[0] is None
     assert filters(alone).width < filters(imori.load(moved.path)).width * 1.5
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_filters_are_drawn_before_and_after_and_what_changed(digits_run: Path, pets_run: Path, channels: int) -> None:
     model, path = (imori.load(digits_run), "conv1") if channels == 1 else (imori.load(pets_run), "conv")
-    before, _ = _start(model, path, f"{path}.weight")
+    before, _ = _start(model, path)
     after = imori.dump_weights(model.native)[f"{path}.weight"]
     picture = filters(model)
     side = min(FILTER, PANEL // (3 if channels == 1 else 2) - 4)

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     if arguments.framework is None:
         trained.warn_of_frameworks(model)
     scores = model.scores(arguments.data, arguments.strict)
-    trained.warn_of_photos(scores[-1])
+    trained.warn_of_photos(scores[-1].skipped, scores[-1].seen, scores[-1].images)
     if arguments.json:
         write_json({"members": [score.to_data() for score in scores[:-1]], "ensemble": scores[-1].to_data()})
     else:

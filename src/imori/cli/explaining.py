@@ -94,7 +94,7 @@ def _drawn(what: str, model: Classifier, arguments: argparse.Namespace) -> Image
     if what == "features":
         return explain.features(model, arguments.features)
     images = model.test_images(arguments.data, arguments.strict)
-    trained.warn_of_skipped(images.skipped)
+    trained.warn_of_photos(images.skipped, model.seen(images), len(images))
     found = explain.mistakes(model, images)
     if not found:
         write(f"mistakes  none among {counted(len(images), 'image')}")

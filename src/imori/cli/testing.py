@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     """Runs `test`."""
     model = trained.load(arguments)
     score = model.score(arguments.data, strict=arguments.strict)
-    trained.warn_of_photos(score)
+    trained.warn_of_photos(score.skipped, score.seen, score.images)
     if arguments.json:
         write_json(score.to_data())
     else:

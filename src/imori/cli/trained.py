@@ -10,7 +10,7 @@ from imori.cli.output import counted, warn
 from imori.cli.parsing import Parser
 
 if TYPE_CHECKING:
-    from imori.classifier import Predictor, Score
+    from imori.classifier import Predictor
     from imori.data import Skipped
 
 RUN = "a run, runs/latest for the newest, or a .safetensors or .onnx"
@@ -45,16 +45,11 @@ def warn_of_frameworks(model: Predictor) -> None:
             warn(f"note: {one.card.framework} trained this model and is not installed; {one.framework_name} runs it")
 
 
-def warn_of_photos(score: Score) -> None:
-    """Says which photos were not scored, and how many of the others the model was trained on."""
-    warn_of_skipped(score.skipped)
-    if score.seen:
-        warn(f"note: the model was trained on {score.seen} of these {counted(score.images, 'image')}: use others")
-
-
-def warn_of_skipped(photos: Sequence[Skipped]) -> None:
-    """Says which photos were not scored."""
-    for skipped in photos:
-        warn(f"left out {skipped.path}: {skipped.reason}")
-    if photos:
-        warn(f"{counted(len(photos), 'photo')} could not be read and not scored")
+def warn_of_photos(skipped: Sequence[Skipped], seen: int, images: int) -> None:
+    """Says which photos were left out, and how many of the others the model was trained on."""
+    for one in skipped:
+        warn(f"left out {one.path}: {one.reason}")
+    if skipped:
+        warn(f"{counted(len(skipped), 'photo')} could not be read and not scored")
+    if seen:
+        warn(f"note: the model was trained on {seen} of these {counted(images, 'image')}: use others")

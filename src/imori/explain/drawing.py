@@ -57,7 +57,7 @@ def _undrawn(name: str | None, letters: set[str]) -> set[str]:
     """The letters that a font has not: it draws them all as the one that no font has."""
     font = _font(name, TEXT)
     if font is None:
-        return {*letters, ""}
+        return {*letters, ""}  # "" so that it never does, whatever the words
     if not isinstance(font, ImageFont.FreeTypeFont):  # a Pillow without FreeType
         return {letter for letter in letters if not letter.isascii()}
     nothing = font.getmask("\uffff")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ from imori import frameworks
 from imori import tree as t
 from imori.classifier import Classifier
 from imori.data import open_photo
-from imori.errors import DataError, ImoriError, RunError, TreeError
+from imori.errors import ImoriError, TreeError
 from imori.explain.drawing import FAINT, TITLE, Array, column, framed, grid, heat, row, signed, square, text
 from imori.explain.labels import labels_of
 from imori.shapes import Node, flat, resolve
 from imori.train.metrics import softmax
 from imori.weights import initial_weights, read_model
+from imori.weights.names import weight_name
 
 PANEL, FILTER, MAP, PHOTO = 320, 96, 64, 240
 """Pixels of the filters side by side, of one at most, of a map, and of the photo beside them."""
@@ -39,9 +39,8 @@ def filters(model: Classifier) -> Image.Image:
     node = next((node for node in nodes if isinstance(node.layer, (t.Conv, t.Depthwise))), None)
     if node is None:
         raise TreeError(f"{model.file}: this network has no convolution, and so no filters to look at")
-    name = f"{node.path}.weight" if node.path else "weight"
-    after = model.framework.dump(model.native)[name]
-    before, how = _start(model, node.path, name)
+    after = model.framework.dump(model.native)[weight_name(node.path, "weight")]
+    before, how = _start(model, node.path)
     weights = {"after training": after}
     if before is not None:
         weights = {how: before, **weights, "the change": after - before}
@@ -52,14 +51,15 @@ def filters(model: Classifier) -> Image.Image:
     return framed(column([*said, row(panels, 32)], 12))
 
 
-def _start(model: Classifier, path: str, name: str) -> tuple[Array | None, str]:
-    """The weight before training, and what it is in words; or why it is not known."""
+def _start(model: Classifier, path: str) -> tuple[Array | None, str]:
+    """The weight of the layer before training, and what it is in words; or why it is not known."""
+    name = weight_name(path, "weight")
     if model.run is None or not model.run.recipe_file.exists():
         return None, "how they began is not known: a model file alone does not say from which seed"
     began = model.run.began_from
     if began is None:
-        first = t.cut(model.card.tree, path) if path else model.card.tree
-        return initial_weights(first, model.card.input, model.run.recipe.seed)[name], "before training"
+        begun = initial_weights(t.cut(model.card.tree, path), model.card.input, model.run.recipe.seed)
+        return begun[name], "before training"
     try:
         return read_model(began)[0][name], "before training, as in the model it went on from"
     except (ImoriError, KeyError):
@@ -110,12 +110,11 @@ def features(model: Classifier, path: str | Path) -> Image.Image:
 
 
 def _photo(model: Classifier, path: str | Path) -> Image.Image:
-    how = model.preprocessing
-    if model.run is not None and not Path(path).exists():
-        with contextlib.suppress(RunError, DataError, ValueError):  # no test part, or no such name in it
-            images = model.test_images()
-            return images.open(images.names.index(str(path)), how.least)
-    return open_photo(path, how.channels, how.least)
+    how, name = model.preprocessing, str(path)
+    if model.run is None or Path(path).exists() or name not in (tested for tested, _ in model.run.part("test")):
+        return open_photo(path, how.channels, how.least)
+    images = model.test_images()
+    return images.open(images.names.index(name), how.least)
 
 
 def _stages(root: Node) -> Iterator[Node]:
