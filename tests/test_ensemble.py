@@ -114,6 +114,7 @@ def test_where_one_network_is_asked_for_an_ensemble_is_refused(command, saved: P
     ("change", "said"),
     [
         ({"ensemble": "["}, "metadata are damaged"),
+        ({"ensemble": "[{}]"}, "names no two members"),
         ({"ensemble": "[{}, 1]"}, "names no two members"),
         ({"ensemble": '[{"imori": 1}, {}]'}, "names no two members"),
         ({"ensemble": "[{}, {}]"}, "written by imori|not there"),

@@ -34,7 +34,7 @@ def averaged(logits: Sequence[Array]) -> Array:
     """Logits of several networks, each (N, classes) -> those whose probabilities are the mean of theirs."""
     if len(logits) == 1:
         return logits[0]
-    return np.asarray(np.logaddexp.reduce([log_softmax(each) for each in logits]) - np.log(len(logits)))
+    return np.asarray(np.logaddexp.reduce([log_softmax(each) for each in logits]))
 
 
 @dataclass
