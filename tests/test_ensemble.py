@@ -71,6 +71,13 @@ def test_saved_it_is_one_model(runs: list[Path], saved: Path, tmp_path: Path) ->
     assert len(three.members) == 3, "an ensemble counts by its members"
 
 
+def test_beside_a_run_it_is_not_what_that_run_trained(runs: list[Path], tmp_path: Path) -> None:
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    imori.ensemble(runs).save(run / "both.safetensors")
+    with pytest.raises(RunError, match="no test part"):
+        imori.load(run / "both.safetensors").score()
+
+
 def test_classes_in_another_order_are_put_in_order(pets_run: Path, tmp_path: Path) -> None:
     weights, card = read_model(pets_run / "model.safetensors")
     turned = weights | {name: weights[name][::-1] for name in ("fc.weight", "fc.bias")}

@@ -326,7 +326,9 @@ def load(path: str | Path, framework: str | None = None, device: str = "auto") -
     that `Ensemble.save` wrote gives an Ensemble, each of whose members is built so.
     """
     file, run = located(path)
-    members = [_built(weights, card, file, run, framework, device) for weights, card in read_members(file)]
+    held = read_members(file)
+    run = run if len(held) == 1 else None  # an ensemble that lies in a run's directory is not what that run trained
+    members = [_built(weights, card, file, run, framework, device) for weights, card in held]
     return members[0] if len(members) == 1 else Ensemble(tuple(members))
 
 

@@ -1,5 +1,7 @@
 """What a trained network has learned, as pictures: its first filters, what its stages respond to, and its mistakes.
 
+from imori.explain import draw_mistakes, features, filters, mistakes
+
 model = imori.load("runs/a")
 filters(model).save("filters.png")
 features(model, "cat.jpg").save("features.png")
