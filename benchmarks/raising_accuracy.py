@@ -64,10 +64,12 @@ def first(data: Path, images: int, folder: Path) -> Path:
 
 
 def trained(data: Path, out: Path, seed: int, **choices: Any) -> Path:
-    """A finished run: the one that is there, or a new one."""
-    if not (Run(out).model_file.exists() and "test_accuracy" in Run(out).metrics):
-        shutil.rmtree(out, ignore_errors=True)
+    """A finished run: the one that is there, gone on with if it was stopped, or a new one."""
+    run = Run(out)
+    if not run.recipe_file.exists():
         imori.train(data, out=out, seed=seed, **choices)
+    elif not (run.model_file.exists() and "test_accuracy" in run.metrics):
+        imori.train(resume=out)
     return out
 
 
