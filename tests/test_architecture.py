@@ -34,12 +34,13 @@ ARROWS = {
     "train": "errors tree shapes weights optimizers catalogue data frameworks frameworks.base numpy",
     "export": "errors tree weights data frameworks frameworks.onnx train",
     "classifier": "errors export weights data frameworks frameworks.base train numpy",
+    "explain": "errors tree shapes weights data frameworks train classifier numpy PIL",
     "sources": "errors tree shapes weights catalogue train classifier",
     "conversion": "errors tree shapes weights frameworks frameworks.base frameworks.onnx train export classifier"
     " sources comparison numpy PIL",
     "comparison": "errors tree shapes weights optimizers catalogue frameworks frameworks.base sources numpy",
-    "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier conversion"
-    " comparison numpy rich",
+    "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier explain"
+    " conversion comparison numpy PIL rich",
     "__main__": "cli",
     "imori": "errors tree shapes weights catalogue frameworks train export classifier conversion comparison",
 }

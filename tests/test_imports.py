@@ -26,6 +26,8 @@ LIGHT_COMMANDS = {
     "train-help": ("train", "--help"),
     "test-help": ("test", "--help"),
     "predict-help": ("predict", "--help"),
+    "ensemble-help": ("ensemble", "--help"),
+    "explain-help": ("explain", "--help"),
     "convert-help": ("convert", "--help"),
 }
 

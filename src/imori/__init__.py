@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imori.catalogue import list_models, model
-    from imori.classifier import Classifier, load
+    from imori.classifier import Classifier, Ensemble, ensemble, load
     from imori.comparison import compare
     from imori.conversion import Conversion, convert
     from imori.errors import ImoriError
@@ -32,12 +32,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Classifier",
     "Conversion",
+    "Ensemble",
     "ImoriError",
     "Recipe",
     "build",
     "compare",
     "convert",
     "dump_weights",
+    "ensemble",
     "export_onnx",
     "initial_weights",
     "list_models",
@@ -56,12 +58,14 @@ __all__ = [
 _HOME = {
     "Classifier": "classifier",
     "Conversion": "conversion",
+    "Ensemble": "classifier",
     "ImoriError": "errors",
     "Recipe": "train",
     "build": "frameworks",
     "compare": "comparison",
     "convert": "conversion",
     "dump_weights": "frameworks",
+    "ensemble": "classifier",
     "export_onnx": "export",
     "initial_weights": "weights",
     "list_models": "catalogue",

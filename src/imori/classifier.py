@@ -1,11 +1,14 @@
-"""A trained model, ready to use: the network, its class names and its preprocessing, from one file."""
+"""A trained model, ready to use: a network with its class names and its preprocessing, or several as one."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +17,22 @@ import numpy.typing as npt
 
 from imori import frameworks
 from imori.data import (
-    Augmentation,
     Images,
     Loader,
     Preprocessing,
     Skipped,
+    check_classes,
     find_images,
     open_labelled,
     open_listed,
     open_photo,
 )
 from imori.errors import DataError, RunError, WeightsError
-from imori.export import export_onnx
-from imori.frameworks.base import Array, Framework, Native
-from imori.train.loop import evaluate
-from imori.train.metrics import ClassScore, per_class, softmax
+from imori.export import export_members, export_onnx
+from imori.frameworks.base import Array, Framework, Native, Weights
+from imori.train.metrics import ClassScore, Tally, averaged, per_class, softmax
 from imori.train.run import Run, find_run, preprocessing_of
-from imori.weights import Card, read_model
+from imori.weights import Card, read_members, save_members
 
 BATCH = 32
 
@@ -87,31 +89,22 @@ class Score:
         }
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A model in a framework, with all that its file says."""
+class Predictor(ABC):
+    """What says what is in a photo, and is scored on labelled ones: a `Classifier`, or an `Ensemble` of several."""
 
-    native: Native
-    card: Card
-    framework: Framework
-    device: str
-    file: Path
-    run: Run | None = None
+    @abstractmethod
+    def networks(self) -> tuple[Classifier, ...]:
+        """The networks that answer; where they are several, their probabilities are averaged."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the logits."""
-        return self.card.classes
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How a photo becomes the network's input."""
-        return Preprocessing.from_data(dict(self.card.preprocessing))
+        """The names of the classes, in the order of the logits: the first network's."""
+        return self.networks()[0].card.classes
 
     @property
     def framework_name(self) -> str:
-        """The framework that it was built in."""
-        return frameworks.name_of(self.framework)
+        """The framework that it was built in, or those of its networks."""
+        return " and ".join(dict.fromkeys(frameworks.name_of(one.framework) for one in self.networks()))
 
     def predict(self, paths: str | Path | Iterable[str | Path], top: int = 5, strict: bool = False) -> list[Prediction]:
         """The `top` likeliest classes of each photo; folders and globs are searched.
@@ -122,11 +115,12 @@ class Classifier:
 
     def predictions(self, photos: list[str], top: int = 5, strict: bool = False) -> Iterator[Prediction]:
         """As `predict` does, for photos named one by one, batch by batch."""
-        preprocessing = self.preprocessing
+        each = [one.preprocessing for one in self.networks()]
 
-        def load(path: str) -> npt.NDArray[np.float32] | DataError:
+        def load(path: str) -> list[Array] | DataError:
+            opened = functools.cache(functools.partial(open_photo, path))
             try:
-                return preprocessing(open_photo(path, preprocessing.channels, preprocessing.least))
+                return [preprocessing(opened(preprocessing.channels, preprocessing.least)) for preprocessing in each]
             except DataError as error:
                 return error
 
@@ -138,23 +132,123 @@ class Classifier:
                     if strict and isinstance(one, DataError):
                         raise one
                 good = [(name, one) for name, one in zip(names, loaded, strict=True) if not isinstance(one, DataError)]
-                answers = iter(
-                    softmax(self._logits(np.stack([one for _, one in good]), [name for name, _ in good]))
-                    if good
-                    else ()
-                )
+                answers: Iterator[Array] = iter(())
+                if good:
+                    inputs = [np.stack(images) for images in zip(*(one for _, one in good), strict=True)]
+                    answers = iter(softmax(averaged(self.answers(inputs, [name for name, _ in good]))))
                 for name, one in zip(names, loaded, strict=True):
                     if isinstance(one, DataError):
                         yield Prediction(name, error=str(one))
                     else:
                         yield Prediction(name, self._best(next(answers), top))
 
-    def export_onnx(self, path: str | Path, preprocessing: bool = True) -> None:
-        """Writes the model as a file of ONNX: see `imori.export_onnx`."""
-        export_onnx(path, self.framework.dump(self.native), self.card, preprocessing)
+    def score(self, path: str | Path | None = None, strict: bool = False) -> Score:
+        """Accuracy and more on labelled photos: a folder's test part where it has one, every photo otherwise.
 
-    def _logits(self, images: Array, names: Sequence[str] = ()) -> Array:
-        """(N, C, H, W) -> (N, classes). WeightsError where a logit is not finite."""
+        The folder's classes must be the model's. Without a path, the test part that the model's run held back.
+        """
+        return self.scores(path, strict)[-1]
+
+    def scores(self, path: str | Path | None = None, strict: bool = False) -> list[Score]:
+        """As `score`, of each network by itself, in their order, and last of all together; in one pass."""
+        images = self.test_images(path, strict)
+        tallies, seen = self._tallied(images), self.seen(images)
+        return [
+            Score(
+                tally.accuracy,
+                tally.top5,
+                tally.loss,
+                tally.images,
+                self.classes,
+                per_class(tally.confusion, self.classes),
+                tally.confusion,
+                tuple(images.skipped),
+                seen,
+            )
+            for tally in tallies
+        ]
+
+    def test_images(self, path: str | Path | None = None, strict: bool = False) -> Images:
+        """The images that `score` scores."""
+        return self._held_back(strict) if path is None else self._labelled(path, strict)
+
+    def seen(self, images: Images) -> int:
+        """How many of these images the model was trained on, as far as its runs keep a list."""
+        trained_on = set().union(*(one.run.trained_on() for one in self.networks() if one.run))
+        return sum(os.path.realpath(name) in trained_on for name in images.names)
+
+    def _tallied(self, images: Images) -> list[Tally]:
+        """A tally of each network, and last of all together."""
+        tallies = [Tally(len(self.classes)) for _ in (*self.networks(), self)]
+        with contextlib.ExitStack() as stack:
+            streams = []
+            for one in self.networks():
+                how = one.preprocessing
+                loader = Loader(replace(images, channels=how.channels), how, batch=BATCH, workers=os.cpu_count() or 1)
+                streams.append(stack.enter_context(contextlib.closing(loader.evaluation())))
+            for batches in zip(*streams, strict=True):
+                logits = self.answers([batch.images for batch in batches])
+                for tally, answers in zip(tallies, (*logits, averaged(logits)), strict=True):
+                    tally.add(answers, batches[0].labels, batches[0].weights)
+        return tallies
+
+    def answers(self, inputs: Sequence[Array], names: Sequence[str] = ()) -> list[Array]:
+        """For each network its preprocessed images (N, C, H, W) -> its logits (N, classes), in the order of `classes`.
+
+        WeightsError where one is not finite; it calls the images by their names.
+        """
+        found = []
+        for one, images in zip(self.networks(), inputs, strict=True):
+            logits = one._logits(images, names)
+            same = one.classes == self.classes
+            found.append(logits if same else logits[:, [one.classes.index(name) for name in self.classes]])
+        return found
+
+    def _labelled(self, path: str | Path, strict: bool) -> Images:
+        channels = self.networks()[0].preprocessing.channels
+        return open_labelled(path, self.classes, channels=channels, strict=strict, workers=os.cpu_count() or 1)
+
+    def _held_back(self, strict: bool) -> Images:
+        """The test part of the runs. RunError where a network has no run, or where two held back different photos."""
+        runs = [one.run for one in self.networks() if one.run]
+        if len(runs) < len(self.networks()):
+            raise RunError("a model file alone has no test part; name the photos to score")
+        first, *others = runs
+        for other in others:
+            if other.tested_on() != first.tested_on():
+                raise RunError(
+                    f"{first.path} and {other.path} held back different test photos, and so each may have trained on"
+                    " the other's; name photos that none of them has seen, or train them on one split, as by: imori"
+                    f" train {first.split_file} --seed 1"
+                )
+        return held_back(first, self.networks()[0].card, strict)
+
+    def _best(self, probabilities: npt.NDArray[np.float64], top: int) -> tuple[tuple[str, float], ...]:
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return tuple((self.classes[i], float(probabilities[i])) for i in order)
+
+
+@dataclass(frozen=True)
+class Classifier(Predictor):
+    """A model in a framework, with all that its file says."""
+
+    native: Native
+    card: Card
+    framework: Framework
+    device: str
+    file: Path
+    run: Run | None = None
+
+    def networks(self) -> tuple[Classifier, ...]:
+        """Itself alone."""
+        return (self,)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a photo becomes the network's input."""
+        return Preprocessing.from_data(dict(self.card.preprocessing))
+
+    def _logits(self, images: Array, names: Sequence[str]) -> Array:
         logits = self.framework.logits(self.native, images)
         finite = np.isfinite(logits).all(axis=1)
         if not finite.all():
@@ -165,40 +259,39 @@ class Classifier:
             )
         return logits
 
-    def _labelled(self, path: str | Path, strict: bool) -> Images:
-        return open_labelled(
-            path, self.classes, channels=self.preprocessing.channels, strict=strict, workers=os.cpu_count() or 1
-        )
+    def export_onnx(self, path: str | Path, preprocessing: bool = True) -> None:
+        """Writes the model as a file of ONNX: see `imori.export_onnx`."""
+        export_onnx(path, self.framework.dump(self.native), self.card, preprocessing)
 
-    def _held_back(self, strict: bool) -> Images:
-        if self.run is None:
-            raise RunError("a model file alone has no test part; name the photos to score")
-        return held_back(self.run, self.card, strict)
 
-    def _best(self, probabilities: npt.NDArray[np.float64], top: int) -> tuple[tuple[str, float], ...]:
-        order = np.argsort(-probabilities, kind="stable")[:top]
-        return tuple((self.classes[i], float(probabilities[i])) for i in order)
+@dataclass(frozen=True)
+class Ensemble(Predictor):
+    """Several classifiers as one, whose probabilities are the mean of theirs. They may differ in all but the classes.
 
-    def score(self, path: str | Path | None = None, strict: bool = False) -> Score:
-        """Accuracy and more on labelled photos: a folder's test part where it has one, every photo otherwise.
+    DataError where the classes differ.
+    """
 
-        The folder's classes must be the model's. Without a path, the test part that the model's run held back.
-        """
-        images = self._held_back(strict) if path is None else self._labelled(path, strict)
-        loader = Loader(images, self.preprocessing, Augmentation(), batch=BATCH, seed=0, workers=os.cpu_count() or 1)
-        tally = evaluate(self._logits, loader, len(self.classes))
-        trained_on = self.run.trained_on() if self.run else set()
-        return Score(
-            tally.accuracy,
-            tally.top5,
-            tally.loss,
-            tally.images,
-            self.classes,
-            per_class(tally.confusion, self.classes),
-            tally.confusion,
-            tuple(images.skipped),
-            sum(os.path.realpath(name) in trained_on for name in images.names),
-        )
+    members: tuple[Classifier, ...]
+
+    def __post_init__(self) -> None:
+        first = self.members[0]
+        for member in self.members[1:]:
+            check_classes(str(first.file), first.classes, str(member.file), member.classes)
+
+    def networks(self) -> tuple[Classifier, ...]:
+        """The members."""
+        return self.members
+
+    def save(self, path: str | Path) -> None:
+        """Writes all members into one model file, which `imori.load` reads. An existing file is replaced."""
+        save_members(Path(path), self._kept())
+
+    def export_onnx(self, path: str | Path) -> None:
+        """Writes the ensemble as one file of ONNX, from photos to probabilities: see `imori.export_onnx`."""
+        export_members(path, self._kept())
+
+    def _kept(self) -> list[tuple[Weights, Card]]:
+        return [(one.framework.dump(one.native), one.card) for one in self.members]
 
 
 def held_back(run: Run, card: Card, strict: bool = False) -> Images:
@@ -226,18 +319,39 @@ def located(path: str | Path) -> tuple[Path, Run | None]:
     return run.model_file, run
 
 
-def load(path: str | Path, framework: str | None = None, device: str = "auto") -> Classifier:
+def load(path: str | Path, framework: str | None = None, device: str = "auto") -> Classifier | Ensemble:
     """A trained model from a run ("runs/latest" is the newest), from a model.safetensors or a .onnx of imori's.
 
-    It is built in `framework`, or in the one that trained it where that is installed, or in another one that is.
+    It is built in `framework`, or in the one that trained it where that is installed, or in another one that is. A file
+    that `Ensemble.save` wrote gives an Ensemble, each of whose members is built so.
     """
-    path, run = located(path)
-    weights, card = read_model(path)
+    file, run = located(path)
+    held = read_members(file)
+    run = run if len(held) == 1 else None  # an ensemble that lies in a run's directory is not what that run trained
+    members = [_built(weights, card, file, run, framework, device) for weights, card in held]
+    return members[0] if len(members) == 1 else Ensemble(tuple(members))
+
+
+def ensemble(paths: Sequence[str | Path], framework: str | None = None, device: str = "auto") -> Ensemble:
+    """Several runs or model files as one; see `load`. An ensemble among them counts by its members.
+
+    DataError where their classes differ, RunError for fewer than two, or for one that is named twice.
+    """
+    if isinstance(paths, (str, Path)) or len(paths) < 2:
+        raise RunError(f"an ensemble is of two models or more, and {paths!r:.80} is not; name several runs")
+    files = [located(path)[0].resolve() for path in paths]
+    twice = next((path for path, file in zip(paths, files, strict=True) if files.count(file) > 1), None)
+    if twice is not None:
+        raise RunError(f"{twice} is named twice; each model of an ensemble counts once")
+    return Ensemble(tuple(one for path in paths for one in load(path, framework, device).networks()))
+
+
+def _built(weights: Weights, card: Card, file: Path, run: Run | None, framework: str | None, device: str) -> Classifier:
     trained_in = card.framework if card.framework in frameworks.names() else None
     if framework is None and trained_in and frameworks.installed(trained_in):
         framework = trained_in
     chosen = frameworks.get(framework)
-    preprocessing_of(card, path)
+    preprocessing_of(card, file)
     place = chosen.device(device)
     native = frameworks.build(card.tree, card.input, frameworks.name_of(chosen), weights, device=place)
-    return Classifier(native, card, chosen, place, path, run)
+    return Classifier(native, card, chosen, place, file, run)

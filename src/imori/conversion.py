@@ -20,16 +20,17 @@ from PIL import Image
 
 from imori import frameworks
 from imori import tree as t
-from imori.classifier import held_back
+from imori.classifier import Ensemble, held_back, load
 from imori.comparison import TOLERANCE, largest_difference
 from imori.errors import ConversionError, DataError, ImoriError, RunError
 from imori.export import check_folder, export_onnx
 from imori.frameworks.base import Array, Framework, Native
 from imori.shapes import flat, resolve
 from imori.sources import Source, source_of
-from imori.train.metrics import softmax
+from imori.train.metrics import averaged, softmax
 from imori.train.run import preprocessing_of
 from imori.weights import Card, restrict
+from imori.weights.ensemble import is_ensemble
 from imori.weights.file import path_of, remedy
 from imori.weights.names import Weights
 
@@ -84,7 +85,15 @@ def convert(
     _check_place(file)
     if to != "onnx" and not preprocessing:
         raise ConversionError(f"a file for {to} never holds the preprocessing; leave the flag out, it is for onnx")
-    given = source_of(path_of("path", path), model, classes, source, channels, size)
+    path = path_of("path", path)
+    if is_ensemble(path):
+        if to != "onnx" or not preprocessing:
+            raise ConversionError(
+                f"{path} is an ensemble, which goes into one file alone, from photos to probabilities: convert it"
+                " --to onnx, with its preprocessing, or its members by themselves"
+            )
+        return _together(path, file, opening)
+    given = source_of(path, model, classes, source, channels, size)
     tree = t.without_heads(given.card.tree)
     card, weights = replace(given.card, tree=tree), restrict(given.weights, tree)
     wide = any(value.dtype == np.float64 for value in weights.values())
@@ -110,13 +119,31 @@ def convert(
             _save(lambda: target.save(native, beside, card.metadata()), beside, file)
             twin = made(to, {name: np.zeros_like(value) for name, value in weights.items()})
             found, values = target.answers(twin, beside, images), "logit"
-        difference = largest_difference(expected, found)
-        if not difference <= TOLERANCE:
-            raise ConversionError(
-                f"{file} was not written: opened again, it gives another {values}, by {difference:.1e} of the largest,"
-                f" and {TOLERANCE:.0e} is let pass"
-            )
+        difference = _agreeing(expected, found, values, file)
     return Conversion(file, to, reference, difference, values, described, opening.format(file))
+
+
+def _together(path: Path, file: Path, opening: str) -> Conversion:
+    """`convert` of an ensemble, to ONNX."""
+    model = load(path)
+    assert isinstance(model, Ensemble)
+    pictures, _, described = _images(Source(model.members[0].card, {}, path))
+    answers = model.answers([np.stack([one.preprocessing(each) for each in pictures]) for one in model.members])
+    with _placed(file) as beside:
+        _save(lambda: model.export_onnx(beside), beside, file)
+        difference = _agreeing(softmax(averaged(answers)), _from_photos(beside, pictures), "probability", file)
+    return Conversion(file, "onnx", model.framework_name, difference, "probability", described, opening.format(file))
+
+
+def _agreeing(expected: Array, found: Array, values: str, file: Path) -> float:
+    """How far a file's answers are from the model's. ConversionError where that is too far."""
+    difference = largest_difference(expected, found)
+    if not difference <= TOLERANCE:
+        raise ConversionError(
+            f"{file} was not written: opened again, it gives another {values}, by {difference:.1e} of the largest,"
+            f" and {TOLERANCE:.0e} is let pass"
+        )
+    return difference
 
 
 # --- where to --------------------------------------------------------------------------------------------------------

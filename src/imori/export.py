@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from imori.data.photos import check_channels
 from imori.errors import ConversionError, WeightsError
 from imori.train.run import preprocessing_of
 from imori.weights import Card, check, restrict
+from imori.weights.ensemble import metadata_of
 from imori.weights.file import network_of, path_of, written
 from imori.weights.names import Weights
 
@@ -29,15 +31,37 @@ def export_onnx(path: str | Path, weights: Weights, card: Card, preprocessing: b
     classes and tree are not of one network, if the card has no preprocessing, or for more than 2 GB; RunError where the
     file cannot be written; FrameworkMissing names the extra.
     """
-    path = path_of("path", path)
-    if path.suffix != ".onnx":
-        raise ConversionError(f"{path} is no file for onnx, which takes .onnx; name it so")
-    check_folder(path)
+    path = _file(path)
     model = onnx_model(weights, card, path, preprocessing)
     from imori.frameworks.onnx.saving import write
 
     with written(path) as beside:
         write(model, beside, replace(card, tree=t.without_heads(card.tree)).metadata())
+
+
+def export_members(path: str | Path, members: Sequence[tuple[Weights, Card]]) -> None:
+    """Writes an ensemble as ONNX: `photos` to `probabilities`, which are the mean of what each member's file gives.
+
+    The members' classes are the same; those of the first set the order. Errors as `export_onnx`.
+    """
+    path = _file(path)
+    models = [onnx_model(weights, card, path, preprocessing=True) for weights, card in members]
+    from imori.frameworks.onnx.model import averaged
+    from imori.frameworks.onnx.saving import write
+
+    cards = [replace(card, tree=t.without_heads(card.tree)) for _, card in members]
+    orders = [[card.classes.index(name) for name in cards[0].classes] for card in cards]
+    with written(path) as beside:
+        write(averaged(models, orders), beside, metadata_of(cards))
+
+
+def _file(path: str | Path) -> Path:
+    """ConversionError for a name that does not end in .onnx, or where no folder is there."""
+    file = path_of("path", path)
+    if file.suffix != ".onnx":
+        raise ConversionError(f"{file} is no file for onnx, which takes .onnx; name it so")
+    check_folder(file)
+    return file
 
 
 def check_folder(file: Path) -> None:

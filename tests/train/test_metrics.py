@@ -1,13 +1,20 @@
 import numpy as np
 import pytest
 
-from imori.train.metrics import Tally, per_class, soft_targets, softmax
+from imori.train.metrics import Tally, averaged, per_class, soft_targets, softmax
 
 
 def test_soft_targets_spread_the_smoothing_over_all_classes() -> None:
     targets = soft_targets(np.array([2, 0]), 4, 0.2, "float64")
     assert targets == pytest.approx(np.array([[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]]))
     assert soft_targets(np.array([1]), 3, 0.0).tolist() == [[0, 1, 0]]
+
+
+def test_averaged_logits_have_the_mean_of_the_probabilities() -> None:
+    several = np.random.default_rng(8).standard_normal((3, 5, 4)).astype(np.float32) * 10
+    several[0, 0, 1] = 2000  # so sure that the others' probabilities are 0 in float64
+    assert np.allclose(softmax(averaged(several)), np.mean([softmax(each) for each in several], axis=0), atol=1e-12)
+    assert np.array_equal(averaged([several[0]]), several[0]), "one is as it was"
 
 
 def test_a_tally_agrees_with_scikit_learn() -> None:

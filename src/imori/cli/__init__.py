@@ -1,4 +1,4 @@
-"""The command line: `imori train`, `test`, `predict`, `convert`, `compare`, `models`, `show`.
+"""The command line: `imori train`, `test`, `predict`, `ensemble`, `explain`, `convert`, `compare`, `models`, `show`.
 
 It parses with argparse, because a command must answer at once: the alternatives take longer to import than `imori
 show` takes to run. Each command is a module that is imported when it is called; it declares its flags in a function
@@ -27,6 +27,8 @@ COMMANDS = {
     "train": "training",
     "test": "testing",
     "predict": "predicting",
+    "ensemble": "ensembling",
+    "explain": "explaining",
     "convert": "converting",
     "compare": "comparing",
     "models": "networks",
@@ -38,6 +40,8 @@ imori: a folder of photos becomes an image classifier, with any classic CNN, in 
   imori train photos/ --model resnet18         train on a folder with a folder of photos for each class
   imori test runs/latest photos_test/          accuracy, precision and recall of each class, confusion matrix
   imori predict runs/latest holiday.jpg        what is in a photo, with probabilities
+  imori ensemble runs/a runs/b                 several models as one: their probabilities averaged
+  imori explain runs/a --filters --mistakes    pictures of what a network has learned, and of its errors
   imori convert runs/a --to keras a.keras      the model for another framework
   imori compare runs/a                         its numbers, speed and memory in every framework
   imori models                                 the networks that can be trained

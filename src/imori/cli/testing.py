@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from imori.cli import trained
-from imori.cli.output import counted, percent, visible, warn, write, write_json, write_table
+from imori.cli.output import percent, visible, write, write_json, write_table
 from imori.cli.parsing import Parser
 
 if TYPE_CHECKING:
@@ -36,12 +36,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     """Runs `test`."""
     model = trained.load(arguments)
     score = model.score(arguments.data, strict=arguments.strict)
-    for skipped in score.skipped:
-        warn(f"left out {skipped.path}: {skipped.reason}")
-    if score.skipped:
-        warn(f"{counted(len(score.skipped), 'photo')} could not be read and not scored")
-    if score.seen:
-        warn(f"note: the model was trained on {score.seen} of these {counted(score.images, 'image')}: use others")
+    trained.warn_of_photos(score.skipped, score.seen, score.images)
     if arguments.json:
         write_json(score.to_data())
     else:

@@ -1,29 +1,55 @@
-"""What `test` and `predict` share: the flags that name a trained model, and loading it."""
+"""What the commands that use trained models share: their flags, loading a model, and what is said beside a score."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from imori.cli.output import warn
+from imori.cli.output import counted, warn
 from imori.cli.parsing import Parser
 
 if TYPE_CHECKING:
-    from imori.classifier import Classifier
+    from imori.classifier import Predictor
+    from imori.data import Skipped
+
+RUN = "a run, runs/latest for the newest, or a .safetensors or .onnx"
 
 
 def declare(parser: Parser) -> None:
     """RUN, --framework and the flags of the machine."""
-    parser.add_argument("model", metavar="RUN", help="a run, runs/latest for the newest, or a .safetensors or .onnx")
+    parser.add_argument("model", metavar="RUN", help=RUN)
+    declare_machine(parser)
+
+
+def declare_machine(parser: Parser) -> None:
+    """--framework and the flags of the machine."""
     parser.add_argument("--framework", metavar="NAME", help="as torch, numpy, onnx (default: the one that trained it)")
     parser.machine()
 
 
-def load(arguments: argparse.Namespace) -> Classifier:
+def load(arguments: argparse.Namespace) -> Predictor:
     """The model that was asked for; where it had to be built in another framework than trained it, that is said."""
     from imori import classifier
 
     model = classifier.load(arguments.model, arguments.framework, arguments.device)
-    if arguments.framework is None and model.card.framework != model.framework_name:
-        warn(f"note: {model.card.framework} trained this model and is not installed; {model.framework_name} runs it")
+    if arguments.framework is None:
+        warn_of_frameworks(model)
     return model
+
+
+def warn_of_frameworks(model: Predictor) -> None:
+    """Says which networks run in another framework than trained them."""
+    for one in model.networks():
+        if one.card.framework != one.framework_name:
+            warn(f"note: {one.card.framework} trained this model and is not installed; {one.framework_name} runs it")
+
+
+def warn_of_photos(skipped: Sequence[Skipped], seen: int, images: int) -> None:
+    """Says which photos were left out, and how many of the others the model was trained on."""
+    for one in skipped:
+        warn(f"left out {one.path}: {one.reason}")
+    if skipped:
+        warn(f"{counted(len(skipped), 'photo')} could not be read and not scored")
+    if seen:
+        warn(f"note: the model was trained on {seen} of these {counted(images, 'image')}: use others")

@@ -11,7 +11,7 @@ from imori.data.images import Images, PhotoFiles, PixelArrays
 from imori.data.loader import Batch, Loader
 from imori.data.photos import Skipped, find_images, open_photo
 from imori.data.preprocessing import Preprocessing, statistics
-from imori.data.splits import Splits, open_labelled, open_listed, open_splits
+from imori.data.splits import Splits, check_classes, open_labelled, open_listed, open_splits
 
 __all__ = [
     "Augmentation",
@@ -23,6 +23,7 @@ __all__ = [
     "Preprocessing",
     "Skipped",
     "Splits",
+    "check_classes",
     "find_images",
     "open_labelled",
     "open_listed",

@@ -197,7 +197,8 @@ def _begun(
     job = _job(chosen, recipe, root, weights, card, splits, run, machine)
     progress.fingerprint = _fingerprint(splits)
     run.save_last(weights, job.step.state(), progress, card)
-    run.start(recipe, data if data == "digits" else str(Path(data).resolve()), _parts(splits))
+    began = None if start_from is None else str(_model_file(start_from).resolve())
+    run.start(recipe, data if data == "digits" else str(Path(data).resolve()), _parts(splits), began)
     return job
 
 

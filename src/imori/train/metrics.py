@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,13 @@ def log_softmax(logits: Array) -> Array:
 def softmax(logits: Array) -> Array:
     """(N, classes) -> probabilities that sum to 1, in float64."""
     return np.asarray(np.exp(log_softmax(logits)))
+
+
+def averaged(logits: Sequence[Array]) -> Array:
+    """Logits of several networks, each (N, classes) -> those whose probabilities are the mean of theirs."""
+    if len(logits) == 1:
+        return logits[0]
+    return np.asarray(np.logaddexp.reduce([log_softmax(each) for each in logits]))
 
 
 @dataclass

@@ -105,6 +105,12 @@ class Run:
         return data
 
     @property
+    def began_from(self) -> str | None:
+        """The model file whose weights the run started from; None where they were drawn from its seed."""
+        began = self._started().get("weights")
+        return None if began is None else str(began)
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """What model.safetensors says of itself: `epoch`, `val_accuracy`, `val_loss`, at the end `test_accuracy`."""
         return dict(read_card(self.model_file).metrics)
@@ -126,11 +132,11 @@ class Run:
             raise RunError(f"{self.recipe_file} is not a recipe of format {FORMAT}; it was not written by this imori")
         return data
 
-    def start(self, recipe: Recipe, data: str, split: Iterable[Sequence[str]]) -> None:
-        """Writes split.csv and recipe.json, which makes the directory a run."""
+    def start(self, recipe: Recipe, data: str, split: Iterable[Sequence[str]], weights: str | None = None) -> None:
+        """Writes split.csv and recipe.json, which makes the directory a run; `weights` is `began_from`."""
         rows = [("path", "class", "part"), *split]
         _write(self.split_file, _as_csv(rows))
-        started = {"format": FORMAT, "data": data, "recipe": recipe.to_data()}
+        started = {"format": FORMAT, "data": data, "weights": weights, "recipe": recipe.to_data()}
         _write(self.recipe_file, json.dumps(started, indent=2, ensure_ascii=False) + "\n")
         self.claim_file.unlink(missing_ok=True)
 
@@ -157,6 +163,11 @@ class Run:
         with contextlib.suppress(ValueError):  # no path
             return {os.path.realpath(path) for path, _ in self.part("train")}
         return set()
+
+    def tested_on(self) -> set[str]:
+        """The images that the run held back for its test: their real paths, or the data and the names within."""
+        photos = [path for path, _ in self.part("test")]
+        return {os.path.realpath(path) if Path(path).is_absolute() else f"{self.data}: {path}" for path in photos}
 
     def save_best(self, weights: Weights, card: Card) -> None:
         """Writes model.safetensors."""

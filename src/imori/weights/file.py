@@ -30,6 +30,8 @@ from imori.weights.names import Weights, check, shapes_of
 FORMAT = "1"
 FORM = "format"
 """In the metadata of a safetensors file whose tensors have the names and layouts of a framework: "pt" or "flax"."""
+ENSEMBLE = "ensemble"
+"""In the metadata of a file that holds several models: see `weights.ensemble`."""
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bool": "BOOL",
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
@@ -177,12 +179,11 @@ def save_model(path: str | Path, weights: Weights, card: Card) -> None:
     save_tensors(Path(path), weights, card.metadata())
 
 
-def read_saved(path: Path) -> tuple[Weights, Card]:
-    """The weights of a model.safetensors (checked against its own tree), and what it says of itself."""
+def model_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
+    """The weights of a model.safetensors, unchecked, and its metadata."""
     weights, metadata = read_tensors(path)
     _check_form(path, metadata)
-    card = card_of(path, metadata)
-    return fitting(weights, resolve(card.tree, card.input), path), card
+    return weights, metadata
 
 
 def read_card(path: str | Path) -> Card:
@@ -221,6 +222,8 @@ def card_of(path: Path, metadata: Mapping[str, str]) -> Card:
         raise WeightsError(f"{path} was not written by imori: its metadata name no tree. {OTHERS}")
     if version != FORMAT:
         raise WeightsError(f"{path} has format {version[:20]!r}, and this imori reads {FORMAT}; update imori")
+    if ENSEMBLE in metadata:
+        raise WeightsError(f"{path} is an ensemble, and one network is asked for here; name the run of one member")
     missing = [name for name in ("tree", *SAID) if name not in metadata]
     if missing:
         raise WeightsError(f"{path}: its metadata are damaged: {', '.join(missing)} not there")

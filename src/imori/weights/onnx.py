@@ -6,6 +6,7 @@ Its graph is not read, for imori makes its own from the tree. Nothing outside th
 from __future__ import annotations
 
 import importlib.util
+import re
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,27 +14,20 @@ from typing import Any
 import numpy as np
 
 from imori.errors import FrameworkMissing, WeightsError
-from imori.shapes import resolve
-from imori.weights.file import Card, card_of, fitting
 from imori.weights.names import Weights
 
 MOST_BYTES = 2**31 - 1
 """Of a model in one file, as protobuf has it."""
+STEP = re.compile(r"(\d+/)?/")
+"""How the name of a constant begins that is no weight; a member of an ensemble has its number before it."""
 OURS = "name a file that imori.export_onnx wrote; any other is run by ONNX Runtime itself"
 
 
-def read_onnx(path: Path) -> tuple[Weights, Card]:
-    """The weights of a file (checked against its own tree), and what it says of itself.
+def onnx_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
+    """The weights of a file by their names, unchecked, and its metadata.
 
     WeightsError for a file that is cut short or not imori's, and for weights outside it; FrameworkMissing without onnx.
     """
-    weights, metadata = onnx_tensors(path)
-    card = card_of(path, metadata)
-    return fitting(weights, resolve(card.tree, card.input), path), card
-
-
-def onnx_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
-    """The weights of a file by their names, unchecked, and its metadata. Errors as `read_onnx`."""
     model = _parsed(path)
     metadata = {each.key: each.value for each in model.metadata_props}
     tensors = {each.name: each for each in model.graph.initializer}
@@ -41,7 +35,7 @@ def onnx_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
         raise WeightsError(f"{path} is damaged: protobuf holds bytes where a text should be; {OURS}")
     if "imori" not in metadata:
         raise WeightsError(f"{path} was not written by imori, or is cut short: its metadata name no tree; {OURS}")
-    return {name: _values(each, name, path) for name, each in tensors.items() if not name.startswith("/")}, metadata
+    return {name: _values(each, name, path) for name, each in tensors.items() if not STEP.match(name)}, metadata
 
 
 def _parsed(path: Path) -> Any:

@@ -7,10 +7,11 @@ from pathlib import Path
 from imori import tree as t
 from imori.errors import NameUnknown
 from imori.shapes import Shape, resolve
-from imori.weights.file import Card, card_of, fitting, read_saved, read_tensors
+from imori.weights.ensemble import members_of
+from imori.weights.file import ENSEMBLE, Card, card_of, fitting, model_tensors, read_tensors
 from imori.weights.keras import read_keras
 from imori.weights.names import Weights
-from imori.weights.onnx import read_onnx
+from imori.weights.onnx import onnx_tensors
 from imori.weights.published import SHAPE, read_published
 from imori.weights.tables import PUBLISHERS
 
@@ -20,7 +21,23 @@ SOURCES = ("imori", *PUBLISHERS)
 def read_model(path: str | Path) -> tuple[Weights, Card]:
     """The weights of a model.safetensors or a .onnx of imori's (checked against its own tree), and what it says."""
     path = Path(path)
-    return read_onnx(path) if path.suffix == ".onnx" else read_saved(path)
+    weights, metadata = _stored(path)
+    card = card_of(path, metadata)
+    return fitting(weights, resolve(card.tree, card.input), path), card
+
+
+def read_members(path: str | Path) -> list[tuple[Weights, Card]]:
+    """As `read_model`, of a file that may hold an ensemble: each of its members, or the one model."""
+    path = Path(path)
+    weights, metadata = _stored(path)
+    if ENSEMBLE in metadata:
+        return members_of(path, weights, metadata)
+    card = card_of(path, metadata)
+    return [(fitting(weights, resolve(card.tree, card.input), path), card)]
+
+
+def _stored(path: Path) -> tuple[Weights, dict[str, str]]:
+    return onnx_tensors(path) if path.suffix == ".onnx" else model_tensors(path)
 
 
 def check_source(source: str) -> None:
@@ -48,11 +65,8 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
     check_source(source)
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
-    if source == "imori" and path.suffix == ".onnx":
-        weights, card = read_onnx(path)
-        shape = shape or card.input
-    elif source == "imori":
-        weights, metadata = read_tensors(path)
+    if source == "imori":
+        weights, metadata = onnx_tensors(path) if path.suffix == ".onnx" else read_tensors(path)
         shape = shape or card_of(path, metadata).input
     else:
         shape = shape or SHAPE

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnx import ModelProto, TensorProto
+from onnx.compose import add_prefix_graph
 
 from imori.data import Preprocessing
 from imori.frameworks.base import Weights
@@ -33,3 +36,22 @@ def from_photos(graph: Graph, root: Node, weights: Weights, how: Preprocessing) 
         [tensor("photos", TensorProto.UINT8, ["N", "H", "W", 3])],
         [tensor("probabilities", TensorProto.FLOAT, ["N", *root.output])],
     )
+
+
+def averaged(models: Sequence[ModelProto], orders: Sequence[Sequence[int]]) -> ModelProto:
+    """Several models of `from_photos` as one, whose probabilities are the mean of theirs, each taken in its order.
+
+    What is in the first has "0/" before its name, and so on.
+    """
+    graph = Graph()
+    found = []
+    for i, (model, order) in enumerate(zip(models, orders, strict=True)):
+        part = add_prefix_graph(model.graph, f"{i}/")
+        graph.add("Identity", ["photos"], part.input[0].name)
+        graph.nodes += part.node
+        graph.initializers += part.initializer
+        places = graph.constant(order, "int64", f"{i}//order")
+        found.append(graph.add("Gather", [part.output[0].name, places], f"{i}//ordered", axis=1))
+    graph.add("Mean", found, "probabilities")
+    photos, probabilities = models[0].graph.input, models[0].graph.output
+    return graph.model(photos, probabilities)

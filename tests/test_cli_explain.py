@@ -1,0 +1,80 @@
+"""`imori explain`."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import imori
+from imori.explain import drawing
+
+
+def test_it_writes_the_pictures_that_were_asked_for(command, digits_run: Path, pets_run: Path, tmp_path: Path) -> None:
+    photo = pets_run.parent / "photos" / "cat" / "cat3.png"
+    answer = command("explain", digits_run, "--filters", "--mistakes", "--features", photo, "--out", tmp_path / "seen")
+    assert (answer.code, answer.err) == (0, "")
+    names = ["features-cat3.png", "filters.png", "mistakes.png"]
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == names
+    for name in names:
+        assert str(tmp_path / "seen" / name) in answer.out
+        with Image.open(tmp_path / "seen" / name) as image:
+            image.load()
+            assert (image.format, image.mode) == ("PNG", "RGB")
+    model = imori.load(digits_run)
+    surest = imori.explain.mistakes(model, model.test_images())[0]
+    assert [surest.name, surest.truth, surest.answer] == answer.out.splitlines()[4].split()[:3]
+
+
+def test_pictures_lie_beside_the_model_and_are_not_replaced(command, pets_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(pets_run, tmp_path / "run")
+    assert command("explain", run, "--filters").code == 0
+    before = (run / "explain" / "filters.png").read_bytes()
+    answer = command("explain", run, "--filters", "--mistakes")
+    answer.refuses("filters.png is there already", "--out")
+    assert [path.name for path in (run / "explain").iterdir()] == ["filters.png"]
+    assert (run / "explain" / "filters.png").read_bytes() == before
+
+
+def test_no_mistakes_make_no_picture(command, pets_run: Path, tmp_path: Path) -> None:
+    answer = command("explain", pets_run, "--mistakes", "--out", tmp_path / "seen")
+    assert answer.code == 0
+    assert "none among 4 images" in answer.out
+    assert not (tmp_path / "seen").exists()
+
+
+def test_letters_that_cannot_be_drawn_are_said(command, pets_run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(drawing, "_undrawn", lambda name, letters: letters & {"o"})
+    photo = pets_run.parent / "photos" / "cat" / "cat3.png"
+    answer = command("explain", pets_run, "--mistakes", "--features", photo, "--out", tmp_path / "seen")
+    assert answer.code == 0
+    assert answer.err.count("note: ") == 1
+    assert "class 1 is dog\n" in answer.err
+
+
+def test_photos_that_were_trained_on_are_said(command, pets_run: Path, tmp_path: Path) -> None:
+    data = pets_run.parent / "photos"
+    answer = command("explain", pets_run, "--mistakes", "--data", data, "--out", tmp_path / "seen")
+    assert "trained on 32 of these 40 images" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), ("--filters, --features IMAGE, --mistakes",)),
+        (("--filters", "--data", "digits"), ("--data names the photos of --mistakes",)),
+        (("--features", "none.jpg"), ("none.jpg", "cannot be used as a photo")),
+        (("--mistakes", "--data", "none"), ("none does not exist",)),
+    ],
+    ids=["nothing", "data", "photo", "folder"],
+)
+def test_what_cannot_be_drawn_is_said(command, pets_run: Path, tmp_path: Path, flags, said) -> None:
+    command("explain", pets_run, *flags, "--out", tmp_path / "seen").refuses(*said)
+    assert not (tmp_path / "seen").exists()
+
+
+def test_an_ensemble_has_no_filters(command, pets_run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(pets_run, tmp_path / "other")
+    imori.ensemble([pets_run, other]).save(tmp_path / "both.safetensors")
+    command("explain", tmp_path / "both.safetensors", "--filters").refuses("is an ensemble", "one member")
+    assert not (tmp_path / "explain").exists()
