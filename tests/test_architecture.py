@@ -28,18 +28,19 @@ ARROWS = {
     "engine": "numpy",
     "weights": "errors tree shapes numpy safetensors",
     "data": "errors numpy PIL",
+    "pretrained": "errors tree shapes weights catalogue data",
     "frameworks": "errors tree shapes weights frameworks.base",
     "frameworks.base": "errors tree shapes weights optimizers numpy",
     "frameworks.*": "errors tree shapes weights optimizers frameworks.base numpy",
-    "train": "errors tree shapes weights optimizers catalogue data frameworks frameworks.base numpy",
+    "train": "errors tree shapes weights optimizers catalogue data pretrained frameworks frameworks.base numpy",
     "export": "errors tree weights data frameworks frameworks.onnx train",
-    "classifier": "errors export weights data frameworks frameworks.base train numpy",
+    "classifier": "errors export weights catalogue data pretrained frameworks frameworks.base train numpy",
     "sources": "errors tree shapes weights catalogue train classifier",
     "conversion": "errors tree shapes weights frameworks frameworks.base frameworks.onnx train export classifier"
     " sources comparison numpy PIL",
     "comparison": "errors tree shapes weights optimizers catalogue frameworks frameworks.base sources numpy",
-    "cli": "imori errors tree shapes weights optimizers catalogue data frameworks train classifier conversion"
-    " comparison numpy rich",
+    "cli": "imori errors tree shapes weights optimizers catalogue data pretrained frameworks train classifier"
+    " conversion comparison numpy rich",
     "__main__": "cli",
     "imori": "errors tree shapes weights catalogue frameworks train export classifier conversion comparison",
 }
