@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imori import frameworks
+from imori import catalogue, frameworks
 from imori.data import (
     Augmentation,
     Images,
@@ -27,6 +27,8 @@ from imori.data import (
 from imori.errors import DataError, RunError, WeightsError
 from imori.export import export_onnx
 from imori.frameworks.base import Array, Framework, Native
+from imori.pretrained.downloads import Progress
+from imori.pretrained.reading import pretrained
 from imori.train.loop import evaluate
 from imori.train.metrics import ClassScore, per_class, softmax
 from imori.train.run import Run, find_run, preprocessing_of
@@ -226,18 +228,39 @@ def located(path: str | Path) -> tuple[Path, Run | None]:
     return run.model_file, run
 
 
-def load(path: str | Path, framework: str | None = None, device: str = "auto") -> Classifier:
+def load(
+    path: str | Path,
+    framework: str | None = None,
+    device: str = "auto",
+    *,
+    weights: str | Path | None = None,
+    width: float | None = None,
+    size: int | tuple[int, int] | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda done, total: None,
+) -> Classifier:
     """A trained model from a run ("runs/latest" is the newest), from a model.safetensors or a .onnx of imori's.
 
-    It is built in `framework`, or in the one that trained it where that is installed, or in another one that is.
+    With `weights`, `path` is a network of the catalogue, and they are published ones, as a file or by name; see
+    `imori.pretrained.reading.pretrained`, also for the rest. It is built in `framework`, or in the one that trained it
+    where that is installed, or in another one that is.
     """
-    path, run = located(path)
-    weights, card = read_model(path)
+    run = None
+    if weights is not None:
+        made = pretrained(str(path), weights, width=width, size=size, note=note, progress=progress)
+        path, held, card = made.file, made.weights, made.card
+    elif (width, size) != (None, None):
+        raise RunError(f"{path} has its own size and width; they are chosen for published weights alone")
+    elif str(path) in catalogue.CATALOGUE and not Path(path).exists():
+        raise RunError(f"{path} is a network without weights; name some: torchvision, timm, keras or a file of theirs")
+    else:
+        path, run = located(path)
+        held, card = read_model(path)
+        preprocessing_of(card, path)
     trained_in = card.framework if card.framework in frameworks.names() else None
     if framework is None and trained_in and frameworks.installed(trained_in):
         framework = trained_in
     chosen = frameworks.get(framework)
-    preprocessing_of(card, path)
     place = chosen.device(device)
-    native = frameworks.build(card.tree, card.input, frameworks.name_of(chosen), weights, device=place)
+    native = frameworks.build(card.tree, card.input, frameworks.name_of(chosen), held, device=place)
     return Classifier(native, card, chosen, place, path, run)

@@ -225,9 +225,8 @@ def chosen(
     known = checkpoints(publisher, model)
     if not known:
         others = _joined(each.publisher for each in CHECKPOINTS if each.model == model)
-        raise NameUnknown(
-            f"{publisher} publishes no weights of {model}; {f'{others} does' if others else 'nor does anyone else'}"
-        )
+        rest = f"there are some of {others}" if others else "nor does anyone else"
+        raise NameUnknown(f"{publisher} publishes no weights of {model}; {rest}")
     tagged = [each for each in known if tag in ("", each.tag)]
     if not tagged:
         raise NameUnknown(f"{publisher} has no {tag!r} of {model}; it has {_joined(each.tag for each in known)}")

@@ -41,6 +41,7 @@ def pretrained(
     model: str,
     weights: str | Path,
     *,
+    variant: str | None = None,
     width: float | None = None,
     size: int | tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
@@ -53,6 +54,7 @@ def pretrained(
         model: a name of the catalogue.
         weights: a file of torchvision, timm or Keras, which is recognised by its names; or "torchvision", "timm" or
             "keras", perhaps with a tag as in "torchvision:IMAGENET1K_V1", which is downloaded once.
+        variant: the publisher's form of the network, which is meant unless given.
         width: the width multiplier; a file's own and 1 for a name unless given.
         size: height and width of the input, in pixels; the publisher's unless given.
         classes: the names of the logits; ImageNet's 1000 unless given.
@@ -62,15 +64,17 @@ def pretrained(
     WeightsError for a file that cannot be read, holds code, or is of another network, with the names that are missing,
     unexpected or misshaped; NameUnknown for weights that nobody publishes; DownloadError; FrameworkMissing.
     """
+    name, _, written = model.partition("@")
+    catalogue.variants(name)  # NameUnknown, with the nearest names
     asked = publisher_in(weights)
-    publisher, tag = asked or (_publisher_of(Path(weights), model), "")
-    name, _, variant = model.partition("@")
-    if variant not in ("", publisher):
-        raise NameUnknown(f"{model} is not the form of these weights, which are {publisher}'s; name it {name}")
+    publisher, tag = asked or (_publisher_of(Path(weights), name), "")
+    wrong = next((form for form in (written, variant) if form not in ("", None, publisher)), None)
+    if wrong is not None:
+        raise NameUnknown(f"{weights} is of {name}'s variant {publisher}, and not {wrong}; leave the variant out")
     if asked:
         one: Checkpoint | None = chosen(publisher, name, tag, width, size if isinstance(size, int) else None)
         assert one is not None
-        file = _downloaded(one, progress)
+        file = _downloaded(one, note, progress)
     else:
         file = Path(weights)
         one = _identified(file, publisher, name)
@@ -106,7 +110,7 @@ def imagenet_classes() -> tuple[str, ...]:
 # --- by name ---------------------------------------------------------------------------------------------------------
 
 
-def _downloaded(one: Checkpoint, progress: Progress) -> Path:
+def _downloaded(one: Checkpoint, note: Callable[[str], None], progress: Progress) -> Path:
     """Its file on this machine. FrameworkMissing, before anything is downloaded, where it could not be read here."""
     for ends, library, extra in ((PYTORCH, "torch", "torch"), (HDF5, "h5py", "hdf5")):
         if one.file.endswith(ends) and importlib.util.find_spec(library) is None:
@@ -114,7 +118,10 @@ def _downloaded(one: Checkpoint, progress: Progress) -> Path:
                 f"{library} is not installed, and {one.file} cannot be read without it; install it by: pip install"
                 f" 'imori[{extra}]'"
             )
-    return fetched(one.address, cache() / one.publisher / one.file, one.checksum, progress)
+    file = cache() / one.publisher / one.file
+    if not file.exists():
+        note(f"{one.address} is downloaded into {file.parent}")
+    return fetched(one.address, file, one.checksum, progress)
 
 
 # --- by file ---------------------------------------------------------------------------------------------------------
@@ -132,7 +139,7 @@ def _publisher_of(path: Path, model: str) -> str:
             " imori convert wrote, name the model.safetensors that they are of"
         )
     if len(known) > 1:
-        owner = next((one for one in known if _called(path, checkpoints(one, model.partition("@")[0]))), None)
+        owner = next((one for one in known if _called(path, checkpoints(one, model))), None)
         return owner or ("timm" if path.suffix.lower() == ".safetensors" else "torchvision")
     return known[0]
 
@@ -183,7 +190,7 @@ def _read(
             failed = failed or error
             continue
         if not one and (doubt := _doubt(like, known, size)):
-            note(f"{file} is taken for {doubt}; nothing in it says which it is")
+            note(f"{file} may be {doubt}, and is used as the first")
         how = Preprocessing(**like.preprocessing() | {"size": (high, across)}).to_data()
         card = Card(tree, (3, high, across), tuple(classes), how, model=model)
         return Pretrained(weights, card, publisher, multiplier, file)
@@ -192,12 +199,11 @@ def _read(
 
 
 def _doubt(like: Checkpoint, known: Sequence[Checkpoint], size: object) -> str:
-    """What a file is taken for, where its publisher has others of this width that see a photo otherwise; else ""."""
+    """What else a file may be, where its publisher has others of this width that see a photo otherwise; or ""."""
     settled = {} if size is None else {"size": size}
     others = [each for each in known if each.width == like.width]
     if all(each.preprocessing() | settled == like.preprocessing() | settled for each in others):
         return ""
     if all(each.tag == like.tag for each in others):
-        sizes = ", ".join(str(each.size) for each in others)
-        return f"the one of {like.publisher}'s for {like.size} pixels, of {sizes}"
-    return f"{like.publisher}'s {like.tag}, of {', '.join(each.tag for each in others)}"
+        return f"for {', '.join(str(each.size) for each in others)} pixels"
+    return f"{like.publisher}'s {', '.join(each.tag for each in others)}"
