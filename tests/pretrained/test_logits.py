@@ -1,7 +1,7 @@
 """Real ImageNet weights give, in every framework, the logits that Keras gives with them.
 
-keras_logits.json holds Keras's own, in float64, of the first 40 classes for two images of noise; that they are is
-tested in tests/frameworks/keras/test_applications.py.
+keras_logits.json holds Keras's own, in float64, of the first 40 classes for two images of noise: what `noise` below
+makes. tests/frameworks/keras/test_applications.py shows that Keras gives them.
 """
 
 import json
@@ -29,7 +29,9 @@ def noise(count: int, size: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (count, 3, size, size)).astype(np.float32)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=pytest.mark.slow) if "v2" in file else file for file in FILES]
+)
 def test_every_framework_gives_keras_s_logits(framework: str, file: str, data_root: Path) -> None:
     model, width, size = FILES[file]
     made = pretrained(model, data_root / "pretrained" / f"{file}.weights.h5", size=size)
