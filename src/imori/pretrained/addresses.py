@@ -57,7 +57,8 @@ class Checkpoint:
     def preprocessing(self) -> dict[str, Any]:
         """The fields of its `data.Preprocessing`."""
         cut = {"size": (self.size, self.size), "share": self.share, "interpolation": self.interpolation}
-        return {**cut, **NUMBERS[self.numbers]}
+        resize = "crop" if self.publisher == "keras" else "torchvision"
+        return {"resize": resize, **cut, **NUMBERS[self.numbers]}
 
 
 # --- torchvision -----------------------------------------------------------------------------------------------------

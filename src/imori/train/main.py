@@ -273,7 +273,7 @@ def _preprocessing(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[
     if given is not None:
         old = in_channels(Preprocessing.from_data(given.preprocessing), splits.channels)
         new = replace(old, size=size)
-        kind = recipe.resize or old.resize
+        kind = old.resize if recipe.resize == "crop" != old.resize != "stretch" else recipe.resize or old.resize
     else:
         kind = recipe.resize or ("crop" if _colour_photos(splits) else "stretch")
         channels = splits.channels
@@ -288,7 +288,7 @@ def _preprocessing(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[
     if given is None:
         mean, std = statistics(splits.train, new)
         new = replace(new, mean=tuple(mean), std=tuple(std))
-    return replace(recipe, size=new.size, resize="crop" if kind == "crop" else "stretch"), new
+    return replace(recipe, size=new.size, resize="stretch" if kind == "stretch" else "crop"), new
 
 
 def _filled(recipe: Recipe, root: Node, splits: Splits) -> Recipe:

@@ -188,6 +188,7 @@ def test_published_weights_give_theirs_too(
     assert_same_logits(ours, theirs, (3, size, size), tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "make", "alpha", "size"),
     [
