@@ -35,7 +35,7 @@ ARROWS = {
     "train": "errors tree shapes weights optimizers catalogue data pretrained frameworks frameworks.base numpy",
     "export": "errors tree weights data frameworks frameworks.onnx train",
     "classifier": "errors export weights catalogue data pretrained frameworks frameworks.base train numpy",
-    "sources": "errors tree shapes weights catalogue train classifier",
+    "sources": "errors tree shapes weights catalogue pretrained train classifier",
     "conversion": "errors tree shapes weights frameworks frameworks.base frameworks.onnx train export classifier"
     " sources comparison numpy PIL",
     "comparison": "errors tree shapes weights optimizers catalogue frameworks frameworks.base sources numpy",

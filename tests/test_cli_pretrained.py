@@ -189,3 +189,24 @@ def test_training_starts_from_published_weights(command, real, run: Path) -> Non
     assert all(np.array_equal(weights[name], old[name]) for name in kept)
     assert weights["fc.weight"].shape == (2, 256, 1, 1)
     assert command("predict", run, run.parent / "pets").code == 0
+
+
+# --- convert ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_published_file_is_converted_with_its_names_and_preprocessing(command, real, pets, tmp_path: Path) -> None:
+    weights, out = real("mobilenet_0.25_128"), tmp_path / "model.safetensors"
+    answer = command("convert", weights, "--model", "mobilenet_v1", "--size", 128, "--to", "numpy", out)
+    assert answer.code == 0, answer.err
+    made, published = imori.load(out, "numpy"), imori.load("mobilenet_v1", "numpy", weights=weights, size=128)
+    assert made.classes == imagenet_classes()
+    assert made.preprocessing == published.preprocessing
+    assert made.predict(pets[:2]) == published.predict(pets[:2])
+
+
+def test_with_classes_that_are_given_a_file_is_not_taken_for_the_published_one(command, real, tmp_path: Path) -> None:
+    flags = ("--model", "mobilenet_v1", "--size", 32, "--classes", 1000, "--source", "keras")
+    command("convert", real("mobilenet_v2_1.0_224"), *flags, "--to", "numpy", tmp_path / "a.npz").refuses(
+        "The file looks like mobilenet_v2"
+    )
+    assert not list(tmp_path.iterdir())

@@ -131,7 +131,7 @@ def _given(
 ) -> tuple[Card, dict[str, Array]]:
     """The network and its weights in float32, without auxiliary heads."""
     path = Path(model)
-    if not path.exists() and path.name != "latest" and not path.suffix and len(path.parts) == 1:
+    if network is None and not path.exists() and path.name != "latest" and not path.suffix and len(path.parts) == 1:
         count = classes or 1000
         tree = catalogue.model(str(model), count, channels or 3)
         side = size or catalogue.size_of(str(model).partition("@")[0])

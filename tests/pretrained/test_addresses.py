@@ -33,6 +33,7 @@ def test_each_is_an_address_a_file_and_a_preprocessing(one: Checkpoint) -> None:
     how = Preprocessing(**one.preprocessing())
     assert how.size == (one.size, one.size)
     assert 0.8 < how.share < 1
+    assert how.resize == ("crop" if one.publisher == "keras" else "torchvision")
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form)))

@@ -143,6 +143,7 @@ def _received(download: _Download) -> list[str]:
             while piece := answer.read1(CHUNK):
                 done += partial.write(piece)
                 if done > MOST:
+                    partial.truncate(0)
                     raise download.stops(f"it has more than {MOST:,} bytes, the most that is taken")
                 download.progress(done, total)
             partial.flush()

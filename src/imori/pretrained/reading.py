@@ -41,6 +41,7 @@ def pretrained(
     model: str,
     weights: str | Path,
     *,
+    source: str | None = None,
     variant: str | None = None,
     width: float | None = None,
     size: int | tuple[int, int] | None = None,
@@ -54,6 +55,7 @@ def pretrained(
         model: a name of the catalogue.
         weights: a file of torchvision, timm or Keras, which is recognised by its names; or "torchvision", "timm" or
             "keras", perhaps with a tag as in "torchvision:IMAGENET1K_V1", which is downloaded once.
+        source: the publisher of a file, where its names are not to say.
         variant: the publisher's form of the network, which is meant unless given.
         width: the width multiplier; a file's own and 1 for a name unless given.
         size: height and width of the input, in pixels; the publisher's unless given.
@@ -67,7 +69,9 @@ def pretrained(
     name, _, written = model.partition("@")
     catalogue.variants(name)  # NameUnknown, with the nearest names
     asked = publisher_in(weights)
-    publisher, tag = asked or (_publisher_of(Path(weights), name), "")
+    if source not in (None, *PUBLISHERS):
+        raise NameUnknown(f"there is no source {source!r} of published weights; there are {', '.join(PUBLISHERS)}")
+    publisher, tag = asked or (source or _publisher_of(Path(weights), name), "")
     wrong = next((form for form in (written, variant) if form not in ("", None, publisher)), None)
     if wrong is not None:
         raise NameUnknown(f"{weights} is of {name}'s variant {publisher}, and not {wrong}; leave the variant out")
