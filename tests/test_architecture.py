@@ -28,7 +28,7 @@ ARROWS = {
     "engine": "numpy",
     "weights": "errors tree shapes numpy safetensors",
     "data": "errors numpy PIL",
-    "pretrained": "errors tree shapes weights catalogue data",
+    "pretrained": "errors tree shapes weights catalogue data numpy",
     "frameworks": "errors tree shapes weights frameworks.base",
     "frameworks.base": "errors tree shapes weights optimizers numpy",
     "frameworks.*": "errors tree shapes weights optimizers frameworks.base numpy",
