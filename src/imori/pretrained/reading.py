@@ -17,8 +17,8 @@ from imori.pretrained.addresses import Checkpoint, checkpoints, chosen
 from imori.pretrained.downloads import Progress, cache, fetched
 from imori.weights import Card, read_weights
 from imori.weights.checkpoint import PYTORCH, read_checkpoint
-from imori.weights.file import opened
 from imori.weights.names import Weights
+from imori.weights.native import native_card
 from imori.weights.tables import PUBLISHERS, families_of
 
 HDF5 = (".h5", ".hdf5", ".keras")
@@ -75,14 +75,12 @@ def pretrained(
     wrong = next((form for form in (written, variant) if form not in ("", None, publisher)), None)
     if wrong is not None:
         raise NameUnknown(f"{weights} is of {name}'s variant {publisher}, and not {wrong}; leave the variant out")
+    classes = classes or imagenet_classes()
     if asked:
-        one: Checkpoint | None = chosen(publisher, name, tag, width, size if isinstance(size, int) else None)
-        assert one is not None
-        file = _downloaded(one, note, progress)
-    else:
-        file = Path(weights)
-        one = _identified(file, publisher, name)
-    return _read(file, publisher, name, one, width, size, classes or imagenet_classes(), note)
+        one = chosen(publisher, name, tag, width, size if isinstance(size, int) else None)
+        return _read(_downloaded(one, note, progress), publisher, name, one, width, size, classes, note)
+    file = Path(weights)
+    return _read(file, publisher, name, _identified(file, publisher, name), width, size, classes, note)
 
 
 def publisher_in(weights: str | Path) -> tuple[str, str] | None:
@@ -96,10 +94,9 @@ def is_published(weights: str | Path) -> bool:
     path = Path(weights)
     if publisher_in(weights):
         return True
-    if path.suffix == ".safetensors" and path.is_file():
-        with opened(path) as file:
-            return "imori" not in (file.metadata() or {})
-    return path.suffix.lower() in (*PYTORCH, *HDF5) and not path.is_dir()
+    if path.is_dir() or path.suffix.lower() not in (".safetensors", *PYTORCH, *HDF5):
+        return False
+    return path.suffix in PYTORCH or not path.is_file() or native_card(path) is None
 
 
 @functools.cache
