@@ -236,8 +236,21 @@ def test_weights_of_another_network(refused, digits_run: Path) -> None:
     )
 
 
-def test_weights_for_other_classes(refused, photos, digits_run: Path) -> None:
-    refused(photos("pets", cat=12, dog=12), "classes", flags=("--weights", digits_run))
+PUBLISHED = {
+    "not-published": (("--weights", "keras", "--model", "resnet18"), ("keras publishes no weights of resnet18",)),
+    "unknown-tag": (("--weights", "timm:a9", "--model", "resnet18"), ("'a9'", "a1_in1k, a2_in1k")),
+    "unknown-model": (("--weights", "timm", "--model", "resnet19"), ("no model 'resnet19'", "resnet18")),
+    "another-variant": (
+        ("--weights", "timm", "--model", "resnet50", "--variant", "paper"),
+        ("timm is of resnet50's variant timm, and not paper",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_that_nobody_has(refused, name: str) -> None:
+    flags, mentions = PUBLISHED[name]
+    refused("digits", *mentions, flags=flags)
 
 
 @pytest.mark.parametrize("command_name", ["test", "predict", "train", "show"])

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imori import frameworks
+from imori import catalogue, frameworks
 from imori.data import (
     Images,
     Loader,
@@ -30,6 +30,8 @@ from imori.data import (
 from imori.errors import DataError, RunError, WeightsError
 from imori.export import export_members, export_onnx
 from imori.frameworks.base import Array, Framework, Native, Weights
+from imori.pretrained.downloads import Progress
+from imori.pretrained.reading import pretrained
 from imori.train.metrics import ClassScore, Tally, averaged, per_class, softmax
 from imori.train.run import Run, find_run, preprocessing_of
 from imori.weights import Card, read_members, save_members
@@ -319,12 +321,31 @@ def located(path: str | Path) -> tuple[Path, Run | None]:
     return run.model_file, run
 
 
-def load(path: str | Path, framework: str | None = None, device: str = "auto") -> Classifier | Ensemble:
+def load(
+    path: str | Path,
+    framework: str | None = None,
+    device: str = "auto",
+    *,
+    weights: str | Path | None = None,
+    width: float | None = None,
+    size: int | tuple[int, int] | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda done, total: None,
+) -> Classifier | Ensemble:
     """A trained model from a run ("runs/latest" is the newest), from a model.safetensors or a .onnx of imori's.
 
     It is built in `framework`, or in the one that trained it where that is installed, or in another one that is. A file
-    that `Ensemble.save` wrote gives an Ensemble, each of whose members is built so.
+    that `Ensemble.save` wrote gives an Ensemble, each of whose members is built so. With `weights`, `path` is a network
+    of the catalogue, and they are published ones, as a file or by name; see `imori.pretrained.reading.pretrained`, also
+    for the rest.
     """
+    if weights is not None:
+        made = pretrained(str(path), weights, width=width, size=size, note=note, progress=progress)
+        return _built(made.weights, made.card, made.file, None, framework, device)
+    if (width, size) != (None, None):
+        raise RunError(f"{path} has its own size and width; they are chosen for published weights alone")
+    if str(path) in catalogue.CATALOGUE and not Path(path).exists():
+        raise RunError(f"{path} is a network without weights; name some: torchvision, timm, keras or a file of theirs")
     file, run = located(path)
     held = read_members(file)
     run = run if len(held) == 1 else None  # an ensemble that lies in a run's directory is not what that run trained

@@ -132,7 +132,7 @@ def _given(
 ) -> tuple[Card, dict[str, Array]]:
     """The network and its weights in float32, without auxiliary heads."""
     path = path_of("model", model)
-    if not path.exists() and path.name != "latest" and not path.suffix and len(path.parts) == 1:
+    if network is None and not path.exists() and path.name != "latest" and not path.suffix and len(path.parts) == 1:
         card = card_of(str(model), 1000 if classes is None else classes, channels, size)
         weights = initial_weights(card.tree, card.input)
     else:

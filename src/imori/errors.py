@@ -46,3 +46,7 @@ class FrameworkMissing(ImoriError, ImportError):
 
 class ConversionError(ImoriError, ValueError):
     """A model that cannot be written for a framework, or that gives other numbers there."""
+
+
+class DownloadError(ImoriError, RuntimeError):
+    """A file that could not be fetched, or that is not what its publisher says; names the address and the place."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -12,9 +13,10 @@ from imori import catalogue
 from imori import tree as t
 from imori.classifier import located
 from imori.errors import ConversionError
+from imori.pretrained.reading import is_published, pretrained
 from imori.shapes import resolve
 from imori.train.run import Run, preprocessing_of
-from imori.weights import Card, read_weights
+from imori.weights import Card, read_weights, restrict
 from imori.weights.names import Weights
 from imori.weights.native import ENDS, native_card, no_weights, read_native
 from imori.weights.reading import check_source
@@ -40,16 +42,23 @@ def source_of(
 ) -> Source:
     """The model of a path. A file that does not say what it is needs `model` and `classes`; see `imori.convert`.
 
-    ConversionError where that is missing or too much, or for a path that is no model; WeightsError for a file that
+    A publisher's file without `classes`, or "torchvision", "timm" or "keras" in place of a path, has ImageNet's, and
+    its preprocessing.
+
+    ConversionError where something is missing or too much, or for a path that is no model; WeightsError for a file that
     cannot be read or is of another network.
     """
     check_source(source)
     if (path / "saved_model.pb").exists():
         raise ConversionError(f"{path} is a SavedModel, which is a program; name the run or file that it was made from")
+    theirs = None if source == "imori" else source
+    if model is not None and classes is None and channels in (None, 3) and is_published(path):
+        made = pretrained(model, path, source=theirs, size=size, note=warnings.warn)
+        tree = t.without_heads(made.card.tree)
+        return Source(replace(made.card, tree=tree), restrict(made.weights, tree), made.file)
     file, run = located(path)
     if not file.is_file():
         raise ConversionError(f"{file} is not there; name a run, or a file of weights")
-    theirs = None if source == "imori" else source
     settled = {"model": model, "classes": classes, "channels": channels, "size": size, "source": theirs}
     card = native_card(file)
     if card is not None:
@@ -64,7 +73,7 @@ def source_of(
     if model is None or classes is None:
         raise ConversionError(
             f"{file} holds weights and does not say of what: give the model and its classes, as --model resnet18"
-            " --classes 1000 (and --source torchvision, timm or keras where it is theirs)"
+            " --classes 10; of a published file the model alone"
         )
     card = card_of(model, classes, channels, size, None if "@" in model else theirs)
     root = resolve(card.tree, card.input)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imori.data import PixelArrays, Preprocessing, open_splits, statistics
-from imori.data.preprocessing import INTERPOLATIONS
+from imori.data.preprocessing import INTERPOLATIONS, RESIZES
 from imori.errors import DataError
 
 NOISE = np.random.default_rng(11).integers(0, 256, (40, 80, 3), dtype=np.uint8)
@@ -51,6 +51,32 @@ def test_the_usual_share_is_the_usual_crop() -> None:
     assert np.array_equal(kept, np.asarray(photo.crop((16, 16, 240, 240))))
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(300, 400), (401, 300), (256, 257), (500, 500), (37, 90), (1000, 333)])
+def test_torchvision_resizes_to_whole_pixels_and_cuts_between_them(shape: tuple[int, int], interpolation: str) -> None:
+    """As its Resize(256) and CenterCrop(224) are; a level or two off where Pillow takes rows and columns in turn."""
+    height, width = shape
+    patches = np.random.default_rng(1).integers(60, 196, (height // 5, width // 5, 3), dtype=np.uint8)
+    photo = Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
+    high, wide = (256, int(256 * width / height)) if height < width else (int(256 * height / width), 256)
+    top, left = round((high - 224) / 2.0), round((wide - 224) / 2.0)
+    resized = photo.resize((wide, high), getattr(Image.Resampling, interpolation.upper()))
+    expected = np.asarray(resized.crop((left, top, left + 224, top + 224))).astype(int)
+    how = Preprocessing((224, 224), resize="torchvision", share=0.875, interpolation=interpolation)
+    difference = np.abs(how.pixels(photo) - expected)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.3, "half a pixel more would be some 5"
+
+
+def test_torchvision_cuts_a_shape_too() -> None:
+    how = Preprocessing((100, 200), resize="torchvision", share=0.5)
+    assert how.whole == (200, 400)
+    assert how.box(400, 200) == (100, 50, 300, 150)
+    assert how.box(401, 200) == (100, 50, 300, 150)
+    assert how.box(403, 200) == (102, 50, 302, 150) == how.box(405, 200), "half a pixel goes to the even side"
+    assert how.box(800, 405) == pytest.approx((200, 51 * 405 / 202, 600, 151 * 405 / 202))
+
+
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_interpolations_are_pillows(interpolation: str) -> None:
     small = Preprocessing((7, 14), interpolation=interpolation).pixels(Image.fromarray(NOISE))
@@ -62,8 +88,9 @@ def test_interpolations_are_pillows(interpolation: str) -> None:
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     share=st.floats(0.05, 1),
     more=st.tuples(st.integers(0, 200), st.integers(0, 200)),
-    resize=st.sampled_from(["crop", "stretch"]),
+    resize=st.sampled_from(RESIZES),
 )
+@example(size=(10, 7), share=0.3, more=(0, 1), resize="torchvision")
 @example(size=(10, 7), share=0.3, more=(0, 0), resize="crop")
 def test_an_image_of_the_least_size_is_not_enlarged(size, share: float, more, resize: str) -> None:
     preprocessing = Preprocessing(size, resize=resize, share=share)
@@ -123,7 +150,7 @@ def test_any_image_is_converted(paint) -> None:
         Preprocessing,
         size=st.tuples(st.integers(1, 500), st.integers(1, 500)),
         channels=st.just(3),
-        resize=st.sampled_from(["crop", "stretch"]),
+        resize=st.sampled_from(RESIZES),
         share=st.floats(0.01, 1),
         interpolation=st.sampled_from(sorted(INTERPOLATIONS)),
         order=st.sampled_from(["rgb", "bgr"]),

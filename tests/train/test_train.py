@@ -148,13 +148,36 @@ def test_a_net_with_other_outputs_than_classes_is_refused(tmp_path: Path) -> Non
         train(tmp_path / "run", model=PHOTO_NET)
 
 
-def test_weights_for_another_number_of_classes_are_refused_with_a_remedy(tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos")
-    first = train(tmp_path / "first", data=photos, model=PHOTO_NET, epochs=1)
+def test_weights_for_other_classes_start_a_new_classifier_and_nothing_else(tmp_path: Path) -> None:
+    first = train(tmp_path / "first", data=write_photos(tmp_path / "photos"), model=PHOTO_NET, epochs=1)
+    listener, choices = Listener(), {"weights": first.path, "framework": "numpy", "epochs": 1, "lr": 0.0}
+    for names in (("cat", "cow", "dog"), ("cow", "newt")):
+        data = write_photos(tmp_path / "-".join(names), names=names)
+        second = imori.train(data, out=tmp_path / f"run-{len(names)}", report=listener, **choices)
+        (old, old_card), (new, card) = read_model(first.model_file), read_model(second.model_file)
+        assert card.classes == names
+        assert card.preprocessing == old_card.preprocessing
+        assert {name for name in old if not np.array_equal(old[name], new[name])} == {"fc1.weight", "fc1.bias"} - (
+            {"fc1.bias"} if np.array_equal(old["fc1.bias"], new["fc1.bias"]) else set()
+        )
+        assert "the classifier starts anew" in listener.notes.pop()
+
+
+def test_weights_for_other_channels_are_summed(tmp_path: Path) -> None:
+    data = write_photos(tmp_path / "photos")
+    first = train(tmp_path / "first", data=data, model=PHOTO_NET, epochs=1)
+    choices = {"weights": first.path, "framework": "numpy", "epochs": 1, "lr": 0.0}
+    grey = imori.train(data, out=tmp_path / "grey", channels=1, **choices)
+    (old, _), (new, card) = read_model(first.model_file), read_model(grey.model_file)
+    assert np.array_equal(new["conv1.weight"], old["conv1.weight"].sum(axis=1, keepdims=True))
+    assert np.array_equal(new["fc1.weight"], old["fc1.weight"])
+    assert card.input == (1, 8, 8)
+    assert imori.load(grey.path).score(data).images == 24
+
+
+def test_a_tree_of_other_classes_than_the_data_is_refused(tmp_path: Path) -> None:
     three = write_photos(tmp_path / "three", names=("cat", "cow", "dog"))
-    with pytest.raises(RecipeError, match=r"have 3 classes: cat, cow, dog; .*first can start a .* leave --weights out"):
-        imori.train(three, weights=first.path, framework="numpy", out=tmp_path / "second")
-    with pytest.raises(RecipeError, match="a function that takes `classes` is called with their number"):
+    with pytest.raises(RecipeError, match=r"have 3 classes: cat, cow, dog; a function that takes `classes` is called"):
         train(tmp_path / "second", data=three, model=PHOTO_NET)
 
 
@@ -164,11 +187,12 @@ def test_weights_that_are_no_file_are_refused(tmp_path: Path) -> None:
         train(tmp_path / "run", weights=weights)
 
 
-def test_a_checkpoint_of_others_is_no_start_and_names_its_reader(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [None, NET], ids=["none", "a-tree"])
+def test_a_checkpoint_of_others_does_not_say_what_it_is_of(tmp_path: Path, model: t.Tree | None) -> None:
     file = tmp_path / "resnet18.pth"
     file.write_bytes(b"PK\3\4" + bytes(100))
-    with pytest.raises(WeightsError, match=r"resnet18.pth .*imori\.read_weights, with their name as source"):
-        train(tmp_path / "run", weights=file)
+    with pytest.raises(RecipeError, match=r"resnet18.pth does not say what network it is of; name it by model"):
+        imori.train("digits", model=model, weights=file, framework="numpy", out=tmp_path / "run")
 
 
 class Unscanned(Silent):

@@ -38,14 +38,15 @@ def declare(parser: Parser, command: str) -> None:
         "imori convert runs/latest --to torch pets.pth",
         "imori convert pets.keras --to tensorflow pets",
         "imori convert pets.pth --model resnet18 --classes names.txt --to flax pets.safetensors",
-        "imori convert resnet50.pth --source torchvision --model resnet50 --classes 1000 --to keras resnet50.keras",
+        "imori convert resnet50.pth --model resnet50 --to keras resnet50.keras",
+        "imori convert torchvision --model resnet50 --to onnx resnet50.onnx",
     )
     parser.epilog = FORMS + (parser.epilog or "")
     parser.add_argument(
         "model_file",
         metavar="MODEL",
         help="a run, runs/latest for the newest, a model.safetensors, or weights: .pth, .safetensors, .keras,"
-        " .weights.h5, .npz, .onnx",
+        " .weights.h5, .npz, .onnx; or torchvision, timm, keras for published ones",
     )
     parser.add_argument("file", metavar="FILE", help="what to write; its end says the form")
     parser.add_argument("--to", required=True, metavar="FRAMEWORK", help="see the forms below")
@@ -54,14 +55,18 @@ def declare(parser: Parser, command: str) -> None:
     )
     add = parser.add_argument_group("a file that does not say what it is").add_argument
     add("--model", metavar="NAME", help="its network, as resnet18 or resnet50@paper")
-    add("--classes", metavar="N|FILE", help="how many classes, or a text file with a name a line")
+    add(
+        "--classes",
+        metavar="N|FILE",
+        help="how many, or a text file with a name a line (of published weights: ImageNet's)",
+    )
     add("--channels", type=whole, metavar="N", help="1 for grey, 3 for colour (default: 3)")
     add("--size", type=size, metavar="N|HxW", help="the input's pixels (default: the paper's)")
     add(
         "--source",
         default="imori",
         metavar="NAME",
-        help="torchvision, timm or keras, whose file it is (default: imori)",
+        help="torchvision, timm or keras, whose file it is (default: as its names say)",
     )
 
 

@@ -32,6 +32,7 @@ def declare(parser: Parser, command: str) -> None:
         "imori predict runs/latest holiday.jpg",
         "imori predict runs/latest photos/ 'more/*.png' --top 3",
         "imori predict runs/latest photos/ --output answers.csv",
+        "imori predict resnet50 --weights torchvision photo.jpg",
     )
     trained.declare(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="photos, folders of photos, or patterns as '*.jpg'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +24,17 @@ def reporting() -> contextlib.AbstractContextManager[Report]:
     return contextlib.nullcontext(Lines())
 
 
+@contextlib.contextmanager
+def downloading() -> Iterator[Callable[[int, int], None]]:
+    """What shows the bytes of a download on standard error: a bar where that is a terminal, else nothing."""
+    console = Console(highlight=False, markup=False, emoji=False, stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda done, total: None
+        return
+    with Bar(console) as bar:
+        yield bar.download
+
+
 class Lines:
     """Plain lines: one an epoch, and the notes."""
 
@@ -36,6 +47,9 @@ class Lines:
 
     def scan(self, done: int, total: int) -> None:
         """Nothing: a log needs no moving numbers."""
+
+    def download(self, done: int, total: int) -> None:
+        """Nothing, likewise."""
 
     def step(self, done: int, total: int, images_per_second: float, loss: float) -> None:
         """Keeps the number of steps in all."""
@@ -73,6 +87,10 @@ class Bar(Lines):
         """A bar of the photos looked at."""
         self._show("looking at photos", done, total, f"{done:,} of {total:,}")
 
+    def download(self, done: int, total: int) -> None:
+        """A bar of the bytes that are there."""
+        self._show("downloading", done, total or done, megabytes(done, total))
+
     def step(self, done: int, total: int, images_per_second: float, loss: float) -> None:
         """The bar of the run."""
         super().step(done, total, images_per_second, loss)
@@ -87,6 +105,11 @@ class Bar(Lines):
 
     def _line(self, text: str) -> None:
         self.bar.console.print(visible(text), soft_wrap=True)
+
+
+def megabytes(done: int, total: int) -> str:
+    """ "12.3 of 102.5 MB", or "12.3 MB" of a file whose size nobody knows."""
+    return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
 
 
 def epoch_line(row: Mapping[str, Any], total: int) -> str:

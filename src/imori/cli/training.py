@@ -22,7 +22,8 @@ def declare(parser: Parser, command: str) -> None:
         " was used for what), metrics.csv (a row an epoch), model.safetensors (the best weights by validation, with"
         " all that is needed to use them) and last.safetensors (what --resume goes on from).",
         "imori train photos/ --model resnet18 --epochs 30 --out runs/first",
-        "imori train photos/ --model resnet18 --weights runs/first --lr 0.0001",
+        "imori train photos/ --model resnet18 --weights torchvision --lr 0.0001",
+        "imori train photos/ --weights runs/first --lr 0.0001",
         "imori train photos/ --recipe runs/first/recipe.json --seed 1",
         "imori train digits --model lenet --framework numpy",
         "imori train mnist/ --model resnet_mnist_plain --iterations 2000",
@@ -50,7 +51,12 @@ def _network(parser: Parser) -> None:
     add("--variant", metavar="NAME", help="a published form of it, as paper (default: imori's own)")
     add("--width", type=number, metavar="X", help="multiplies the filters of mobilenet_v1 and mobilenet_v2")
     add("--framework", metavar="NAME", help="torch or numpy (default: torch where it is installed)")
-    add("--weights", metavar="FILE", help="start from a run, a model.safetensors or a .onnx, not from nothing")
+    add(
+        "--weights",
+        metavar="FILE|NAME",
+        help="start from a run, a model.safetensors or a .onnx, a file of torchvision, timm or Keras, or one of these"
+        " names, not from nothing",
+    )
     add("--size", type=size, metavar="N|HxW", help="the input's pixels (default: the paper's)")
     add("--channels", type=whole, metavar="N", help="1 for grey, 3 for colour (default: the photos' own)")
     add(

@@ -23,7 +23,7 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 """Pillow's filters; all but "nearest" average over the pixels that one output pixel covers (antialiasing)."""
-RESIZES = ("crop", "stretch")
+RESIZES = ("crop", "torchvision", "stretch")
 ORDERS = ("rgb", "bgr")
 MAX_SIZE = 8192
 MAX_CHANNELS = 1024
@@ -43,9 +43,10 @@ class Preprocessing:
     channels: int = 3
     resize: str = "crop"
     """ "crop": the middle of the image, as large as fits in the shape of `size`, of which the middle `share` is kept.
+    "torchvision": the same, of the image resized to whole pixels and cut between pixels, as torchvision and timm do.
     "stretch": the whole image, whatever its shape."""
     share: float = 1.0
-    """Of "crop": the kept share of each side; 0.875 is the resize to 256 and crop of 224 that is usual on ImageNet."""
+    """Of each side, what is kept unless stretched; 0.875 is the resize to 256 and crop of 224 usual on ImageNet."""
     interpolation: str = "bilinear"
     order: str = "rgb"
     """ "bgr" reverses the channels; mean and std are then in that order too."""
@@ -97,7 +98,7 @@ class Preprocessing:
     @property
     def least(self) -> tuple[int, int]:
         """(height, width) of the smallest image that is not enlarged."""
-        share = self.share if self.resize == "crop" else 1.0
+        share = 1.0 if self.resize == "stretch" else self.share
         height, width = (math.ceil(side / share - 1e-9) for side in self.size)
         return height, width
 
@@ -105,12 +106,31 @@ class Preprocessing:
         """The part (left, top, right, bottom) of an image of this size that is kept."""
         if self.resize == "stretch":
             return 0.0, 0.0, float(width), float(height)
+        if self.resize == "torchvision":
+            return self._between_pixels(width, height)
         scale = min(height / self.size[0], width / self.size[1]) * self.share
         kept_height, kept_width = (
             min(side * scale, whole) for side, whole in zip(self.size, (height, width), strict=True)
         )
         left, top = (width - kept_width) / 2, (height - kept_height) / 2
         return left, top, left + kept_width, top + kept_height
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """(height, width) that "torchvision" resizes to before it cuts; one of them grows with the image's shape."""
+        height, width = (round(side / self.share) for side in self.size)
+        return height, width
+
+    def _between_pixels(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of the image that becomes `size` where all of it is resized, and then the middle cut out."""
+        high, wide = self.whole
+        if width / wide <= height / high:
+            high = int(wide * height / width)
+        else:
+            wide = int(high * width / height)
+        top, left = round((high - self.size[0]) / 2), round((wide - self.size[1]) / 2)
+        right, bottom = left + self.size[1], top + self.size[0]
+        return left * width / wide, top * height / high, right * width / wide, bottom * height / high
 
     def pixels(self, image: Image.Image) -> Array:
         """Any Pillow image -> uint8 (height, width, channels): converted and resized, before numbers are changed."""

@@ -17,6 +17,7 @@ from imori.data import open_photo
 from imori.errors import ImoriError, TreeError
 from imori.explain.drawing import FAINT, TITLE, Array, column, framed, grid, heat, row, signed, square, text
 from imori.explain.labels import labels_of
+from imori.pretrained.reading import is_published, pretrained
 from imori.shapes import Node, flat, resolve
 from imori.train.metrics import softmax
 from imori.weights import initial_weights, read_model
@@ -60,8 +61,13 @@ def _start(model: Classifier, path: str) -> tuple[Array | None, str]:
     if began is None:
         begun = initial_weights(t.cut(model.card.tree, path), model.card.input, model.run.recipe.seed)
         return begun[name], "before training"
+    recipe = model.run.recipe
     try:
-        return read_model(began)[0][name], "before training, as in the model it went on from"
+        if is_published(began):
+            held = pretrained(str(recipe.model), began, variant=recipe.variant, width=recipe.width).weights
+        else:
+            held, _ = read_model(began)
+        return held[name], "before training, as in the model it went on from"
     except (ImoriError, KeyError):
         return None, f"how they began is not known: the model that training went on from is gone from {began}"
 

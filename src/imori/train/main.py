@@ -18,16 +18,16 @@ from imori import tree as t
 from imori.data import Augmentation, Images, Loader, PhotoFiles, Preprocessing, Splits, open_splits, statistics
 from imori.errors import RecipeError, RunError, SizeError, TreeError
 from imori.frameworks.base import Framework, Setup, Weights
+from imori.pretrained.adapting import adapted, in_channels, with_classes
 from imori.shapes import Node, flat, resolve
+from imori.train.given import A_TREE, Given, given_weights
 from imori.train.loop import Job, fit
 from imori.train.recipe import Recipe, from_data, read_recipe
 from imori.train.report import Report, Silent
 from imori.train.run import Progress, Run, claimed, find_run, preprocessing_of
-from imori.weights import Card, check, initial_weights, read_card, read_model
+from imori.weights import Card, check, initial_weights, read_card
 
 FEW_PHOTOS = 1000
-A_TREE = "a tree"
-"""What a recipe and a model file call a network that was given as a value, and so has no name."""
 SHARE = 0.875
 """Of a photo's shorter side that the middle crop keeps, as ImageNet's nets are tested."""
 
@@ -54,7 +54,9 @@ def train(
         out: the run directory to make; runs/<model>-<date> unless given.
         recipe: a `Recipe`, or a JSON file with one; `choices` go before it.
         resume: a run to go on with; data and recipe are the run's own.
-        weights: a model.safetensors of the same network to start from, its preprocessing included.
+        weights: what to start from, its preprocessing included: a run or a model.safetensors of the same network; or
+            published weights, as a file or by name (see `imori.pretrained.reading.pretrained`). A classifier for other
+            classes starts anew, and other `channels` are taken by the first convolution.
         device: "auto", "cpu", "cuda", "mps".
         workers: threads that load photos; as many as there are processors unless given.
         strict: stop at the first photo that cannot be read, where otherwise it is named and left out.
@@ -109,7 +111,7 @@ def _start(
     chosen = frameworks.trainer(recipe.framework)
     chosen.device(machine.device)
     recipe = replace(recipe, framework=frameworks.name_of(chosen))
-    given = None if start_from is None else _read(_model_file(start_from))
+    recipe, given = given_weights(recipe, tree, start_from, machine.report)
     name = recipe.model
     if tree is None and name in (None, A_TREE):
         if name == A_TREE and not given:
@@ -117,10 +119,10 @@ def _start(
                 "the network of this recipe was given as a tree, which a recipe does not hold; name one by --model, or"
                 " its run by --weights"
             )
-        name, tree = (given[1].model or A_TREE, given[1].tree) if given else ("resnet18", None)
+        name, tree = (given.card.model or A_TREE, given.card.tree) if given else ("resnet18", None)
         recipe = replace(recipe, model=name)
     assert name is not None, "it is None beside a tree that has the name A_TREE"
-    _check_early(recipe, tree, given[1] if given else None)
+    _check_early(recipe, tree, given.card if given else None)
     progress = Progress()
     with claimed([Path(out)] if out else _usual_paths(name)) as run:
         try:
@@ -155,7 +157,7 @@ def _begun(
     data: str,
     recipe: Recipe,
     tree: t.Tree | None,
-    given: tuple[Weights, Card] | None,
+    given: Given | None,
     start_from: str | Path | None,
     run: Run,
     progress: Progress,
@@ -164,28 +166,29 @@ def _begun(
     """Opens the data, fills in what the recipe leaves open, builds, and writes the beginning of the run."""
     chosen, name = frameworks.get(recipe.framework), recipe.model
     assert name is not None
+    recipe = replace(recipe, channels=recipe.channels or (given.card.input[0] if given else None))
     splits = _open(data, recipe, machine)
     classes = tuple(splits.classes)
     recipe = replace(recipe, channels=splits.channels)
     if tree is None:
         tree = catalogue.model(name, len(classes), splits.channels, recipe.variant, recipe.width)
-    recipe, preprocessing = _preprocessing(recipe, splits, given[1] if given else None)
+    elif given and tree == given.card.tree:
+        tree = with_classes(tree, len(classes))
+    recipe, preprocessing = _preprocessing(recipe, splits, given.card if given else None)
     shape = (preprocessing.channels, *preprocessing.size)
     root = resolve(tree, shape)
     if root.output != (len(classes),):
-        remedy = (
-            f"{start_from} can start a training on as many classes only: leave --weights out, and name a --model"
-            if given
-            else "a function that takes `classes` is called with their number"
-        )
         raise RecipeError(
             f"{name} ends in {root.output}, and the data have {len(classes)} classes: {', '.join(classes[:10])};"
-            f" {remedy}"
+            " a function that takes `classes` is called with their number"
         )
     recipe = _filled(recipe, root, splits)
     if given:
-        check(given[0], root, str(start_from))
-        weights = given[0]
+        anew = given.card.classes != classes
+        weights = adapted(given.weights, tree, shape, recipe.seed, anew)
+        check(weights, root, str(start_from))
+        if anew:
+            machine.report.note(f"the classifier starts anew: {start_from} was trained on other classes")
     else:
         weights = initial_weights(tree, shape, recipe.seed, recipe.precision)
         if isinstance(splits.train, PhotoFiles) and len(splits.train) < FEW_PHOTOS:
@@ -197,7 +200,7 @@ def _begun(
     job = _job(chosen, recipe, root, weights, card, splits, run, machine)
     progress.fingerprint = _fingerprint(splits)
     run.save_last(weights, job.step.state(), progress, card)
-    began = None if start_from is None else str(_model_file(start_from).resolve())
+    began = str(given.file.resolve()) if given else None
     run.start(recipe, data if data == "digits" else str(Path(data).resolve()), _parts(splits), began)
     return job
 
@@ -222,23 +225,6 @@ def _resume(run: Run, machine: _Machine) -> Run:
         machine.report.note(f"{run.path} is finished: there is nothing left to train")
     fit(job, progress)
     return run
-
-
-def _model_file(path: str | Path) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise RecipeError(
-            f"weights is a {type(path).__name__}; training starts from a file, a run's or one that"
-            " imori.weights.save_model writes"
-        )
-    path = Path(path)
-    return find_run(path).model_file if path.is_dir() or path.name == "latest" else path
-
-
-def _read(file: Path) -> tuple[Weights, Card]:
-    """A model file, its preprocessing checked."""
-    weights, card = read_model(file)
-    preprocessing_of(card, file)
-    return weights, card
 
 
 def _usual_paths(model: str) -> Iterator[Path]:
@@ -286,9 +272,9 @@ def _preprocessing(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[
     assert recipe.model is not None
     size = _size(recipe, given)
     if given is not None:
-        old = Preprocessing.from_data(given.preprocessing)
+        old = in_channels(Preprocessing.from_data(given.preprocessing), splits.channels)
         new = replace(old, size=size)
-        kind = recipe.resize or old.resize
+        kind = old.resize if recipe.resize == "crop" != old.resize != "stretch" else recipe.resize or old.resize
     else:
         kind = recipe.resize or ("crop" if _colour_photos(splits) else "stretch")
         channels = splits.channels
@@ -303,7 +289,7 @@ def _preprocessing(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[
     if given is None:
         mean, std = statistics(splits.train, new)
         new = replace(new, mean=tuple(mean), std=tuple(std))
-    return replace(recipe, size=new.size, resize="crop" if kind == "crop" else "stretch"), new
+    return replace(recipe, size=new.size, resize="stretch" if kind == "stretch" else "crop"), new
 
 
 def _filled(recipe: Recipe, root: Node, splits: Splits) -> Recipe:

@@ -15,6 +15,9 @@ class Report(Protocol):
     def scan(self, done: int, total: int) -> None:
         """Photos looked at while the data are opened."""
 
+    def download(self, done: int, total: int) -> None:
+        """Bytes of published weights that are there, and those of the whole file (0 where nobody knows)."""
+
     def step(self, done: int, total: int, images_per_second: float, loss: float) -> None:
         """After each step of training."""
 
@@ -29,6 +32,9 @@ class Silent:
         """Nothing."""
 
     def scan(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def download(self, done: int, total: int) -> None:
         """Nothing."""
 
     def step(self, done: int, total: int, images_per_second: float, loss: float) -> None:

@@ -1,5 +1,6 @@
 """The networks of keras.applications, in every file that Keras saves of them, are read and give the same logits."""
 
+import json
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,3 +186,25 @@ def test_published_weights_give_theirs_too(
     weights = imori.read_weights(path, tree, source="keras", shape=(3, size, size))
     ours = imori.build(tree, (3, size, size), "keras", weights, dtype=dtype)
     assert_same_logits(ours, theirs, (3, size, size), tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "make", "alpha", "size"),
+    [
+        ("mobilenet_v2_1.0_224_imagenet", "MobileNetV2", 1.0, 224),
+        ("mobilenet_0.5_160_imagenet", "MobileNet", 0.5, 160),
+        ("mobilenet_0.25_128_imagenet", "MobileNet", 0.25, 128),
+    ],
+)
+def test_the_logits_that_every_framework_is_compared_with_are_keras_s(
+    data_root: Path, in_float64: None, file: str, make: str, alpha: float, size: int
+) -> None:
+    form = {"weights": None, "classifier_activation": None, "input_shape": (size, size, 3), "alpha": alpha}
+    model = getattr(keras.applications, make)(**form)
+    model.load_weights(data_root / "pretrained" / f"{file}.weights.h5")
+    kept = Path(__file__).parents[2] / "pretrained" / "keras_logits.json"
+    expected = np.array(json.loads(kept.read_text(encoding="utf-8"))[file])
+    images = np.random.default_rng(0).uniform(-1, 1, (len(expected), 3, size, size)).astype(np.float32)
+    logits = keras.ops.convert_to_numpy(model(images.transpose(0, 2, 3, 1), training=False))
+    assert np.abs(logits[:, : expected.shape[1]] - expected).max() <= 1e-12 * np.abs(expected).max()

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from imori.data import Preprocessing
-from imori.data.preprocessing import INTERPOLATIONS
+from imori.data.preprocessing import INTERPOLATIONS, RESIZES
 from imori.frameworks.onnx import photos, session
 from imori.frameworks.onnx.graph import Graph, tensor
 
@@ -35,11 +35,11 @@ def noise(height: int, width: int, count: int = 1) -> np.ndarray:
     return np.random.default_rng([height, width]).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("resize", ["crop", "stretch"])
+@pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_a_resized_photo_is_pillows(interpolation: str, resize: str) -> None:
     for i, size in enumerate(SIZES):
-        share = (1.0, 0.875)[i % 2] if resize == "crop" else 1.0
+        share = 1.0 if resize == "stretch" else (1.0, 0.875)[i % 2]
         how = Preprocessing(size, (3, 1)[i % 2], resize, share, interpolation, scale=1.0)
         images = inside(how)
         for photo in PHOTOS:

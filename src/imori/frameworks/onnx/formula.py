@@ -112,6 +112,14 @@ class Value:
         """Rounded down."""
         return self._formula.step("Floor", self, dtype=self.dtype)
 
+    def rounded(self) -> Value:
+        """To the nearest whole number, of two to the even one, as Python does."""
+        return self._formula.step("Round", self, dtype=self.dtype)
+
+    def opposite(self) -> Value:
+        """Whether a condition does not hold."""
+        return self._formula.step("Not", self, dtype=self.dtype)
+
     def absolute(self) -> Value:
         """Without its sign."""
         return self._formula.step("Abs", self, dtype=self.dtype)

@@ -96,12 +96,29 @@ def _box(f: Formula, high: Value, wide: Value, how: Preprocessing) -> tuple[Span
     if how.resize == "stretch":
         zero = f.number(0, "float32")
         return (zero, sides[0].to("float32")), (zero, sides[1].to("float32"))
+    if how.resize == "torchvision":
+        return _between_pixels(how, *sides)
     scale = (sides[0] / how.size[0]).at_most(sides[1] / how.size[1]) * how.share
     spans = []
     for size, side in zip(how.size, sides, strict=True):
         kept = (scale * size).at_most(side)
         start = (side - kept) / 2
         spans.append((start.to("float32"), (start + kept).to("float32")))
+    return spans[0], spans[1]
+
+
+def _between_pixels(how: Preprocessing, high: Value, wide: Value) -> tuple[Span, Span]:
+    """As `Preprocessing` has it: of the photo resized to whole pixels, the middle between pixels."""
+    height, width = how.whole
+    by_width = (wide / width) <= (high / height)
+    resized = (
+        (high * width / wide).floor().where(by_width, height),
+        (wide * height / high).floor().where(by_width.opposite(), width),
+    )
+    spans = []
+    for size, side, pixels in zip(how.size, (high, wide), resized, strict=True):
+        start = ((pixels - size) / 2).rounded()
+        spans.append(((start * side / pixels).to("float32"), ((start + size) * side / pixels).to("float32")))
     return spans[0], spans[1]
 
 
