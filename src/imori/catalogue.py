@@ -40,6 +40,8 @@ class Entry:
 
 CATALOGUE: dict[str, Entry] = {
     "lenet": Entry("lenet:lenet", 32),
+    "simple_convnet": Entry("deep_convnet:simple_convnet", 28, same=("paper",)),
+    "deep_convnet": Entry("deep_convnet:deep_convnet", 28),
     "alexnet": Entry("alexnet:alexnet", 227),
     "zfnet": Entry("zfnet:zfnet", 224),
     "zfnet_gap": Entry("zfnet:zfnet", 224, (True,)),

@@ -10,6 +10,7 @@ next map. The order is cuDNN's and oneDNN's too ("NHWC"; https://arxiv.org/abs/1
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -73,6 +74,7 @@ class Axis:
         """The part of the span that lies on the map; the rest is padding."""
         return slice(min(max(self.pad, 0), self.span), max(0, min(self.span, self.pad + self.length)))
 
+    @functools.cache  # noqa: B019  # axes are few, and equal ones are one
     def pixels(self, tap: int) -> tuple[slice, slice]:
         """The places at which the tap meets the map, and the pixels that it meets there."""
         start = self.dilation * tap - self.pad
@@ -81,12 +83,14 @@ class Axis:
         begin = start + self.stride * low
         return slice(low, high), slice(begin, begin + self.stride * (high - low - 1) + 1 if high > low else begin, self.stride)
 
+    @functools.cache  # noqa: B019
     def seen(self) -> tuple[int, int]:
         """From the first tap to behind the last that meets the map anywhere."""
         met = [tap for tap in range(self.taps) if self.pixels(tap)[0].stop > self.pixels(tap)[0].start]
         return (met[0], met[-1] + 1) if met else (0, 1)
 
 
+@functools.cache
 def axes(shape: tuple[int, int], window: Window) -> tuple[Axis, Axis]:
     """The window over a map of `shape` (H, W), down and along."""
     places = window.places(*shape)

@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from imori.engine.fast import memory
 from imori.engine.fast.norm import BatchNorm
 from imori.engine.fast.team import Member, Shared, Team, run, share
 from imori.engine.layer import Array, Layer, Shape
@@ -38,6 +39,7 @@ class FastNetwork(Network):
     ) -> None:
         super().__init__(body, layers, dtype, check, threads=1)
         self.workers, self.images = workers, images
+        memory.keep()
 
     def forward(self, images: Array, training: bool = False) -> Array:
         """images (N, C, H, W) -> logits (N, classes); in training, and where a hook looks on, in one part."""

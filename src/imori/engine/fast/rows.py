@@ -16,12 +16,11 @@ after all, and it is one product. Arrays are channels last.
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from imori.engine.fast.layout import Axis, blocks
 from imori.engine.layer import Array
 
-FEW = 48
+FEW = 32
 """Rows of one product, fewer than which are better gathered."""
 
 
@@ -33,10 +32,10 @@ def fits(x: Array, along: Axis) -> bool:
 def correlate(x: Array, weight: Array, down: Axis, along: Axis) -> Array:
     """(N, H, W, C) by (O, C, kernel height, kernel width) -> (N, OH, OW, O)."""
     filters = len(weight)
-    matrix = np.ascontiguousarray(weight.transpose(3, 2, 1, 0)).reshape(-1, filters)
+    matrix = np.ascontiguousarray(weight.transpose(3, 2, 1, 0)).reshape(1, -1, filters)
     y = np.empty((len(x), down.places, along.places, filters), x.dtype)
     for part in blocks(len(x), _size(x, down, along)):
-        multiply(windows(lay(x[part], down, along), along, down.taps), matrix, y[part])
+        multiply(windows(lay(x[part], down, along), along), matrix, y[part].reshape(1, -1, along.places, filters))
     return y
 
 
@@ -44,12 +43,13 @@ def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
     """The gradient by the weight, (O, C, kernel height, kernel width)."""
     total = np.zeros((along.taps * down.taps * x.shape[3], dy.shape[3]), dy.dtype)
     for part in blocks(len(x), _size(x, down, along)):
-        total += contract(windows(lay(x[part], down, along), along, down.taps), dy[part])
+        given = dy[part].reshape(1, -1, along.places, dy.shape[3])
+        total += contract(windows(lay(x[part], down, along), along), given)[0]
     return total.reshape(along.taps, down.taps, x.shape[3], -1).transpose(3, 2, 1, 0)
 
 
 def lay(x: Array, down: Axis, along: Axis) -> Array:
-    """(N, H, W, C) -> (N, OH, span, kernel height, C), zeros where a row or a column is padding."""
+    """(N, H, W, C) -> (1, N · OH, span, kernel height · C), zeros where a row or a column is padding."""
     images, _, _, channels = x.shape
     laid = np.empty((images, down.places, along.span, down.taps, channels), x.dtype)
     inside = along.inside
@@ -61,36 +61,33 @@ def lay(x: Array, down: Axis, along: Axis) -> Array:
         laid[:, : places.start, inside, tap] = 0
         laid[:, places.stop :, inside, tap] = 0
         laid[:, places, inside, tap] = x[:, pixels, columns]
-    return laid
+    return laid.reshape(1, -1, along.span, down.taps * channels)
 
 
-def windows(laid: Array, along: Axis, tall: int = 1) -> Array:
-    """(..., span, tall, C), contiguous -> a view (OW, rows, window): the w-th window of every row."""
-    channels = tall * laid.shape[-1]
-    flat = laid.reshape(-1, along.span * channels)
-    row, value = flat.strides
-    shape = (along.places, len(flat), along.taps * channels)
-    return as_strided(flat, shape, (along.stride * channels * value, row, value), writeable=False)
+def windows(laid: Array, along: Axis) -> Array:
+    """Rows (stack, R, span, C) -> (stack, OW, R, window): of every row the w-th window, which is a view."""
+    stack, rows, _, channels = laid.shape
+    plane, row, pixel, value = laid.strides
+    shape = (stack, along.places, rows, along.taps * channels)
+    return np.ndarray(shape, laid.dtype, laid, strides=(plane, along.stride * pixel, row, value))
 
 
-def multiply(view: Array, matrix: Array, y: Array) -> None:
-    """Each window by the matrix (window, O), into y (..., OW, O)."""
-    count, rows, _ = view.shape
-    flat = y.reshape(rows, count, -1)
+def multiply(view: Array, matrices: Array, y: Array) -> None:
+    """Windows (stack, OW, R, window) by matrices (stack, window, O), into y (stack, R, OW, O), which is contiguous."""
+    stack, places, rows, size = view.shape
     if rows < FEW:
-        np.matmul(view.transpose(1, 0, 2).reshape(rows * count, -1), matrix, out=flat.reshape(rows * count, -1))
+        np.matmul(view.swapaxes(1, 2).reshape(stack, -1, size), matrices, out=y.reshape(stack, rows * places, -1))
     else:
-        np.matmul(view, matrix, out=flat.transpose(1, 0, 2))
+        np.matmul(view, matrices[:, None], out=y.swapaxes(1, 2))
 
 
 def contract(view: Array, dy: Array) -> Array:
-    """Σ over the windows of window · dy, (window, O); dy (..., OW, O)."""
-    count, rows, size = view.shape
-    flat = dy.reshape(rows, count, -1)
-    if rows < 4 * flat.shape[2]:
-        gathered = view.transpose(1, 0, 2).reshape(rows * count, size)
-        return np.asarray(gathered.T @ flat.reshape(rows * count, -1))
-    return np.asarray((view.transpose(0, 2, 1) @ flat.transpose(1, 0, 2)).sum(axis=0))
+    """Σ window · dy: windows (stack, OW, R, window) and dy (stack, R, OW, O) -> (stack, window, O)."""
+    stack, _, rows, size = view.shape
+    if rows < FEW:
+        gathered = view.swapaxes(1, 2).reshape(stack, -1, size)
+        return np.asarray(gathered.swapaxes(1, 2) @ dy.reshape(stack, -1, dy.shape[3]))
+    return np.asarray((view.swapaxes(2, 3) @ dy.swapaxes(1, 2)).sum(axis=1))
 
 
 def _size(x: Array, down: Axis, along: Axis) -> int:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from imori.engine.fast.layout import Axis, blocks
 from imori.engine.fast.rows import contract, multiply, windows
@@ -71,17 +72,16 @@ def fits(x: Array, filters: int, down: Axis, along: Axis) -> bool:
 def correlate(x: Array, weight: Array, down: Axis, along: Axis, by: Transforms = F2) -> Array:
     """(N, H, W, C) by (O, C, 3, 3) -> (N, OH, OW, O)."""
     filters, tiles = len(weight), -(-down.places // by.m)
-    # a matrix (3 C, O) for each row of a tile
-    matrices = np.tensordot(by.filters.astype(x.dtype), weight, (1, 2)).transpose(0, 3, 2, 1)
-    matrices = np.ascontiguousarray(matrices).reshape(by.m + 2, -1, filters)
+    # for each row of a tile a matrix (3 C, O)
+    matrices = by.filters.astype(x.dtype) @ weight.transpose(2, 3, 1, 0).reshape(3, -1)
+    matrices = matrices.reshape(by.m + 2, -1, filters)
     outputs = by.outputs.astype(x.dtype)
     y = np.empty((len(x), tiles, by.m, along.places * filters), x.dtype)
     for part in blocks(len(x), _size(x, tiles, along, by)):
         seen = transform(x[part], down, along, by)
-        products = np.empty((by.m + 2, len(y[part]), tiles, along.places, filters), x.dtype)
-        for row, matrix in enumerate(matrices):
-            multiply(windows(seen[row], along), matrix, products[row])
-        rows = products.reshape(*products.shape[:3], -1)
+        products = np.empty((by.m + 2, seen.shape[1], along.places, filters), x.dtype)
+        multiply(windows(seen, along), matrices, products)
+        rows = products.reshape(by.m + 2, -1, tiles, along.places * filters)
         np.matmul(outputs, rows.transpose(1, 2, 0, 3), out=y[part])
     return y.reshape(len(x), tiles * by.m, along.places, filters)[:, : down.places]
 
@@ -91,40 +91,45 @@ def weigh(dy: Array, x: Array, down: Axis, along: Axis, by: Transforms = F2) -> 
     filters, tiles = dy.shape[3], -(-down.places // by.m)
     total = np.zeros((by.m + 2, 3 * x.shape[3], filters), x.dtype)
     for part in blocks(len(x), _size(x, tiles, along, by)):
-        seen, given = transform(x[part], down, along, by), _spread(dy[part], tiles, by)
-        for row in range(by.m + 2):
-            total[row] += contract(windows(seen[row], along), given[row])
-    taps = np.tensordot(by.filters.T.astype(x.dtype), total, 1)
+        total += contract(windows(transform(x[part], down, along, by), along), _spread(dy[part], tiles, by))
+    taps = by.filters.T.astype(x.dtype) @ total.reshape(by.m + 2, -1)
     return taps.reshape(3, 3, -1, filters).transpose(3, 2, 0, 1)
 
 
 def transform(x: Array, down: Axis, along: Axis, by: Transforms) -> Array:
-    """Bᵀ d for every tile of rows, zeros where a column is padding: (m + 2, N, tiles, span, C)."""
+    """Bᵀ d for every tile of rows, zeros where a column is padding: (m + 2, N · tiles, span, C)."""
     images, height, _, channels = x.shape
-    tiles, inside = -(-down.places // by.m), along.inside
+    tiles, inside, matrix = -(-down.places // by.m), along.inside, by.inputs.astype(x.dtype)
     seen = np.empty((by.m + 2, images, tiles, along.span, channels), x.dtype)
     seen[:, :, :, : inside.start] = 0
     seen[:, :, :, inside.stop :] = 0
     rows = x[:, :, inside.start - along.pad : inside.stop - along.pad].reshape(images, height, -1)
-    matrix = by.inputs.astype(x.dtype)
-    for tile in range(tiles):
+    target = seen[:, :, :, inside].reshape(by.m + 2, images, tiles, -1).transpose(1, 2, 0, 3)
+    # the tiles that lie on the map from their first row to their last: one batch of products
+    low, high = -(-max(down.pad, 0) // by.m), (height - by.m - 2 + down.pad) // by.m + 1
+    if low < high:
+        image, row, value = rows.strides
+        begin = rows[:, low * by.m - down.pad :]
+        shape = (images, high - low, by.m + 2, rows.shape[2])
+        np.matmul(matrix, as_strided(begin, shape, (image, by.m * row, row, value)), out=target[:, low:high])
+    for tile in {*range(tiles)} - {*range(low, high)}:
         start = tile * by.m - down.pad
-        high = max(0, min(height, start + by.m + 2))
-        low = min(max(0, start), high)
-        target = seen[:, :, tile, inside].reshape(by.m + 2, images, -1).transpose(1, 0, 2)
-        np.matmul(matrix[:, low - start : high - start], rows[:, low:high], out=target)
-    return seen
+        last = max(0, min(height, start + by.m + 2))
+        first = min(max(0, start), last)
+        np.matmul(matrix[:, first - start : last - start], rows[:, first:last], out=target[:, tile])
+    return seen.reshape(by.m + 2, -1, along.span, channels)
 
 
 def _spread(dy: Array, tiles: int, by: Transforms) -> Array:
-    """A dy, (m + 2, N, tiles, OW, O); the last tile may have fewer than m rows."""
+    """A dy, (m + 2, N · tiles, OW, O); the last tile may have fewer than m rows."""
     images, height, width, filters = dy.shape
     given = np.empty((by.m + 2, images, tiles, width * filters), dy.dtype)
-    rows, matrix = dy.reshape(images, height, -1), by.outputs.T.astype(dy.dtype)
-    for tile in range(tiles):
-        part = rows[:, tile * by.m : (tile + 1) * by.m]
-        np.matmul(matrix[:, : part.shape[1]], part, out=given[:, :, tile].transpose(1, 0, 2))
-    return given.reshape(by.m + 2, images, tiles, width, filters)
+    matrix, whole = by.outputs.T.astype(dy.dtype), height // by.m
+    rows, target = dy.reshape(images, height, -1), given.transpose(1, 2, 0, 3)
+    np.matmul(matrix, rows[:, : whole * by.m].reshape(images, whole, by.m, -1), out=target[:, :whole])
+    if whole < tiles:
+        np.matmul(matrix[:, : height - whole * by.m], rows[:, whole * by.m :], out=target[:, whole])
+    return given.reshape(by.m + 2, -1, width, filters)
 
 
 def _size(x: Array, tiles: int, along: Axis, by: Transforms) -> int:
