@@ -40,8 +40,6 @@ class Entry:
 
 CATALOGUE: dict[str, Entry] = {
     "lenet": Entry("lenet:lenet", 32),
-    "simple_convnet": Entry("deep_convnet:simple_convnet", 28, same=("paper",)),
-    "deep_convnet": Entry("deep_convnet:deep_convnet", 28),
     "alexnet": Entry("alexnet:alexnet", 227),
     "zfnet": Entry("zfnet:zfnet", 224),
     "zfnet_gap": Entry("zfnet:zfnet", 224, (True,)),
@@ -68,6 +66,8 @@ CATALOGUE: dict[str, Entry] = {
     "densenet169": Entry("densenet:densenet", 224, (169,)),
     "densenet201": Entry("densenet:densenet", 224, (201,)),
     "densenet264": Entry("densenet:densenet", 224, (264,), without=("keras",)),
+    "simple_convnet": Entry("deep_convnet:simple_convnet", 28, same=("paper",)),
+    "deep_convnet": Entry("deep_convnet:deep_convnet", 28),
     "mobilenet_v1": Entry("mobilenet_v1:mobilenet_v1", 224),
     "mobilenet_v2": Entry("mobilenet_v2:mobilenet_v2", 224),
 }

@@ -73,8 +73,12 @@ def build(root: Node, weights: Weights, dtype: str, device: str, engine: str = "
         return e.Network(body, layers, dtype, InputCheck(root), threads=1 if small else None)
     largest = max(math.prod(node.output) for node in nodes) * np.dtype(dtype).itemsize
     room = max(CACHE, sum(array.nbytes for array in own.values()))
-    workers = max(info["num_threads"] for info in _BLAS.info() if info["user_api"] == "blas")
-    return fast.FastNetwork(body, layers, dtype, InputCheck(root), workers, max(1, room // largest))
+    return fast.FastNetwork(body, layers, dtype, InputCheck(root), workers(), max(1, room // largest))
+
+
+def workers() -> int:
+    """How many threads BLAS has been given, and the fast engine has in its place."""
+    return max((info["num_threads"] for info in _BLAS.info() if info["user_api"] == "blas"), default=1)
 
 
 def _threads(native: e.Network) -> contextlib.AbstractContextManager[Any]:

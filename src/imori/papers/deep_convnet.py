@@ -1,7 +1,7 @@
-"""The two networks of K. Saitoh, "Deep Learning from Scratch" (ゼロから作る Deep Learning), O'Reilly Japan, 2016.
+"""SimpleConvNet and DeepConvNet: K. Saitoh, "Deep learning from scratch", 2016.
 
-https://github.com/oreilly-japan/deep-learning-from-scratch, chapter 7 (SimpleConvNet) and chapter 8 (DeepConvNet), both
-for the 28×28 digits of MNIST.
+https://github.com/oreilly-japan/deep-learning-from-scratch, chapters 7 and 8 of the book (ゼロから作る Deep Learning,
+O'Reilly Japan), whose networks these are, for the 28×28 digits of MNIST.
 Departs: DeepConvNet's logits are not dropped out; "paper" has the second dropout, with which the book's ends.
 """
 
