@@ -99,7 +99,7 @@ class FastNetwork(Network):
     def _gather(self, copies: list[Layer]) -> None:
         """The copies' gradients, added up in their order; the heads' logits, one after the other."""
         for layer, *others in zip(every(self.body), *map(every, copies), strict=True):
-            for role in layer.trained:
+            for role in others[0].gradients:
                 total = others[0].gradients[role]
                 for other in others[1:]:
                     total += other.gradients[role]
