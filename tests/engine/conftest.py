@@ -95,7 +95,6 @@ class Checks:
                 assert np.array_equal(layer.forward(x.astype(dtype)), y), "inference differs from training"
             assert layer.recall() == (), "inference keeps nothing"
 
-
     def against_plain(
         self, make: Callable[[Any], Layer], x: Array, dy: Array | None = None, tolerance: float = 1e-12
     ) -> None:

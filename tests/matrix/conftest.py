@@ -21,7 +21,6 @@ from imori.optimizers import SGD
 from imori.shapes import Shape, resolve, walk
 from imori.weights import shapes_of
 
-
 PLAIN = "plain"
 
 

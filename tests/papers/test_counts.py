@@ -182,7 +182,9 @@ def test_only_a_flattened_map_binds_to_the_size(name: str, variant: str) -> None
     layers = [node for node in summed(name, variant).rows if node.sized and not node.training_only]
     flattened = [node.path for node in layers if isinstance(node.layer, Flatten)]
     rounded = {node.path for node in layers} - set(flattened)
-    dense = name in ("lenet", "simple_convnet", "deep_convnet", "alexnet", "zfnet") or (name.startswith("vgg") and variant in ("default", "keras"))
+    dense = name in ("lenet", "simple_convnet", "deep_convnet", "alexnet", "zfnet") or (
+        name.startswith("vgg") and variant in ("default", "keras")
+    )
     assert flattened == (["flatten"] if dense and variant != "torchvision" else [])
     assert all(
         getattr(node.layer, "ceil", False) or node.layer.pad == "same" for node in layers if node.path in rounded

@@ -14,7 +14,7 @@ class SoftmaxWithLoss:
     """
 
     def forward(self, logits: Array, targets: Array, weights: Array, total: float | None = None) -> float:
-        """logits and targets (N, classes), weights (N,) -> the loss; `total` is Σ wᵢ, where these are not all images."""
+        """logits and targets (N, classes), weights (N,) -> the loss; `total` is Σ wᵢ, if there are more images."""
         p = logits - logits.max(axis=1, keepdims=True)
         logs = p.copy()
         np.exp(p, out=p)

@@ -185,7 +185,6 @@ class Network:
         if self.body.learns:
             self.body.backward(dy.swapaxes(0, 1))
 
-
     def learn(self, images: Array, targets: Array, weights: Array) -> tuple[float, Array]:
         """Forward and backward: the loss and the logits, (N, classes), of images (N, C, H, W); fills `gradients`.
 

@@ -70,13 +70,17 @@ def check_installed(name: str) -> None:
             raise _incomplete(name, package)
 
 
-def checked_engine(name: str, engine: str) -> str:
-    """The engine; ImoriError for one that the framework called `name` does not have."""
+def engine_of(name: str, engine: str | None = None) -> str | None:
+    """The engine of the framework called `name`: the usual one unless one is named, None where it has no choice.
+
+    ImoriError for an engine that it does not have.
+    """
     known = ENGINES.get(name, ())
-    if engine not in known:
-        remedy = f"choose {' or '.join(known)}" if known else f"leave it out, or choose {' or '.join(ENGINES)}"
-        raise ImoriError(f"{name} has no engine {engine!r}; {remedy}")
-    return engine
+    if engine is None or engine in known:
+        return engine or next(iter(known), None)
+    raise ImoriError(
+        f"{name} has no engine {engine!r}; " + (f"choose {' or '.join(known)}" if known else "leave it out")
+    )
 
 
 def trainer(name: str | None = None) -> Framework:
@@ -131,7 +135,8 @@ def build(
     dtype = dtype or str(next(iter(weights.values())).dtype if weights else "float32")
     if dtype not in chosen.DTYPES:
         raise ImoriError(f"{name_of(chosen)} does not build in {dtype!r}; it builds in {', '.join(chosen.DTYPES)}")
-    options = {} if engine is None else {"engine": checked_engine(name_of(chosen), engine)}
+    engine = engine_of(name_of(chosen), engine)
+    options = {} if engine is None else {"engine": engine}
     return chosen.build(root, weights, dtype, chosen.device(device), **options)
 
 

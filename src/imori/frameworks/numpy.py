@@ -300,4 +300,3 @@ class NumpyStep:
     def restore(self, state: Weights) -> None:
         """Goes on from a state of any framework; WeightsError if it is of other weights or another optimizer."""
         self._memory.restore(state)
-

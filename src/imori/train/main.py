@@ -108,7 +108,8 @@ def _start(
 ) -> Run:
     chosen = frameworks.trainer(recipe.framework)
     chosen.device(machine.device)
-    recipe = replace(recipe, framework=frameworks.name_of(chosen))
+    framework = frameworks.name_of(chosen)
+    recipe = replace(recipe, framework=framework, engine=frameworks.engine_of(framework, recipe.engine))
     given = None if start_from is None else _read(_model_file(start_from))
     name = recipe.model
     if tree is None and name in (None, A_TREE):
@@ -338,7 +339,9 @@ def _job(
     machine: _Machine,
 ) -> Job:
     device = chosen.device(machine.device)
-    native = frameworks.build(card.tree, card.input, recipe.framework, weights, recipe.precision, device)
+    native = frameworks.build(
+        card.tree, card.input, recipe.framework, weights, recipe.precision, device, engine=recipe.engine
+    )
     trainable = frozenset(name for name in weights if name.rpartition(".")[2] in ("weight", "bias"))
     setup = Setup(
         recipe.optimizer(),

@@ -144,7 +144,7 @@ def test_each_window_is_worked_out_in_its_own_way(checks: Any, monkeypatch: pyte
 
 @pytest.mark.parametrize("by", [winograd.F2, winograd.F4], ids=["F2", "F4"])
 def test_the_transforms_are_the_filter(by: winograd.Transforms) -> None:
-    """y = Aᵀ (G g ⊙ Bᵀ d), exactly, for every unit of g and d."""
+    """Aᵀ (G g ⊙ Bᵀ d) is y, exactly, for every unit of g and d."""
     for g, d in product(np.eye(3), np.eye(by.m + 2)):
         expected = np.correlate(d, g)
         assert by.outputs @ ((by.filters @ g) * (by.inputs @ d)) == pytest.approx(expected, abs=1e-15)

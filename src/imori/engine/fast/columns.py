@@ -1,8 +1,8 @@
 """im2col for the first layer, whose images have one channel or three.
 
-The columns are the plain layer's, and so is their number: three channels side by side are no stretch to speak of, so that
-rows of pixels are copied, not windows. Only the product is turned, (places, window) by (window, O), to give a map whose
-channels are last. x is (C, N, H, W), as it comes into the network.
+The columns are the plain layer's, and so is their number: three channels side by side are no stretch to speak of, so
+that rows of pixels are copied, not windows. Only the product is turned, (places, window) by (window, O), to give a map
+whose channels are last. x is (C, N, H, W), as it comes into the network.
 """
 
 from __future__ import annotations

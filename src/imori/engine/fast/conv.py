@@ -85,7 +85,8 @@ def spread(dy: Array, weight: Array, down: Axis, along: Axis, convolve: Convolve
 
 def _turned(axis: Axis) -> Axis:
     """The axis of the convolution that is the gradient of one without strides."""
-    return Axis(axis.places, axis.taps, axis.length, pad=axis.dilation * (axis.taps - 1) - axis.pad, dilation=axis.dilation)
+    pad = axis.dilation * (axis.taps - 1) - axis.pad
+    return Axis(axis.places, axis.taps, axis.length, pad=pad, dilation=axis.dilation)
 
 
 def _phase(axis: Axis, start: int) -> tuple[int, Axis]:
@@ -96,8 +97,9 @@ def _phase(axis: Axis, start: int) -> tuple[int, Axis]:
 
 
 def simple(window: Window, groups: int = 1) -> bool:
-    """Whether the functions above take the window: not where it has gaps and strides at once, or groups."""
-    return groups == 1 and window.dilation[1] == 1 and (window.dilation[0] == 1 or window.stride[0] == window.stride[1] == 1)
+    """Whether the functions above take the window: not where it has gaps along, or gaps down and strides, or groups."""
+    gaps = window.dilation[1] > 1 or (window.dilation[0] > 1 and max(window.stride) > 1)
+    return groups == 1 and not gaps
 
 
 class Convolution(plain.Convolution):

@@ -44,7 +44,7 @@ def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
 
 
 def _taps(x: Array, down: Axis, along: Axis) -> Array:
-    """(kernel height, kernel width, N, OH, OW, C), a view of the padded map; (..., OH, 1, OW · C) where no stride is."""
+    """(kernel height, kernel width, N, OH, OW, C), a view of the padded map; (..., OH, 1, OW · C) without a stride."""
     padded = _pad(x, down, along)
     images, _, _, channels = padded.shape
     image, row, pixel, value = padded.strides

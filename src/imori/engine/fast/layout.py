@@ -1,11 +1,12 @@
 """Channels last in memory, channels first by name.
 
 A map's axes are (C, N, H, W) in the whole engine. The fast layers keep the same axes over memory in another order: the
-channels of a pixel lie side by side, as (N, H, W, C). NumPy's elementwise functions work in the order of memory and keep
-it, so that the plain layers run on such maps unchanged; the products of matrices, which need the order, ask for it here.
+channels of a pixel lie side by side, as (N, H, W, C). NumPy's elementwise functions work in the order of memory and
+keep it, so that the plain layers run on such maps unchanged; the products of matrices, which need the order, ask for it
+here.
 
-A product of W pixels by C channels then has its rows in place: BLAS reads them where they lie, and what it writes is the
-next map. The order is cuDNN's and oneDNN's too ("NHWC"; https://arxiv.org/abs/1410.0759, section 3).
+A product of W pixels by C channels then has its rows in place: BLAS reads them where they lie, and what it writes is
+the next map. The order is cuDNN's and oneDNN's too ("NHWC"; https://arxiv.org/abs/1410.0759, section 3).
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ class Axis:
         start = self.dilation * tap - self.pad
         low = max(0, -(start // self.stride))
         high = max(low, min(self.places, (self.length - 1 - start) // self.stride + 1))
-        begin = start + self.stride * low
-        return slice(low, high), slice(begin, begin + self.stride * (high - low - 1) + 1 if high > low else begin, self.stride)
+        begin, end = start + self.stride * low, start + self.stride * high
+        return slice(low, high), slice(begin, end if high > low else begin, self.stride)
 
     @functools.cache  # noqa: B019
     def seen(self) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """The network whose batch goes through it in parts: small ones that stay in the cache, and as many at once as cores.
 
-Each part has a copy of every layer, which shares the weights and has its own gradients and what is kept for them. Where a
-batch norm needs the whole batch there is a part for each worker, and these go through the network at one pace. Otherwise a
-part goes down to the loss and back at once, while its maps are in the cache, and so no batch is too large for the memory:
-the gradients of all parts add up to the batch's.
+Each part has a copy of every layer, which shares the weights and has its own gradients and what is kept for them. Where
+a batch norm needs the whole batch there is a part for each worker, and these go through the network at one pace.
+Otherwise a part goes down to the loss and back at once, while its maps are in the cache, and so no batch is too large
+for the memory: the gradients of all parts add up to the batch's.
 """
 
 from __future__ import annotations

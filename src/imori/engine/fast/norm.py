@@ -1,8 +1,8 @@
 """Batch normalisation of pixels that lie side by side, with the statistics of all workers' images.
 
-Channels last, a row of the map is one line of W·C values, and each number of a channel is laid out W times beside it. The
-map is gone through by blocks that stay in the cache, and of it x alone is kept: what the plain layer keeps,
-x̂ = (x - mean) / √(var + eps), is as quickly worked out again. Each worker's mean and sum of squares are of its own images.
+Channels last, a row of the map is one line of W·C values, and each number of a channel is laid out W times beside it.
+The map is gone through by blocks that stay in the cache, and of it x alone is kept: what the plain layer keeps, x̂ = (x
+- mean) / √(var + eps), is as quickly worked out again. Each worker's mean and sum of squares are of its own images.
 They are put together by the formula of T. Chan, G. Golub, R. LeVeque (1979, "Updating formulae and a pairwise algorithm
 for computing sample variances"), which loses no digits, as mean(x²) - mean(x)² would.
 """

@@ -21,7 +21,8 @@ def fits(down: Axis, along: Axis) -> bool:
 def correlate(x: Array, weight: Array, down: Axis, along: Axis) -> Array:
     """(N, H, W, C) by (O, C, 1, 1) -> (N, OH, OW, O)."""
     pixels = _pixels(x, down, along)
-    return np.asarray(pixels.reshape(-1, pixels.shape[3]) @ weight[:, :, 0, 0].T).reshape(*pixels.shape[:3], len(weight))
+    y = pixels.reshape(-1, pixels.shape[3]) @ weight[:, :, 0, 0].T
+    return np.asarray(y).reshape(*pixels.shape[:3], len(weight))
 
 
 def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:

@@ -1,8 +1,9 @@
 """Max pooling by shifted maxima, and its gradient without a record of the winners.
 
-The window's taps are shifted views of the map, and y is their maximum. Padding is never looked at: a tap meets the places
-that it meets. Backward, a value has won if it equals y and none before it in the window did, so that of equal values the
-first wins, as in the plain layer and in PyTorch. The map itself says so; nothing is kept that is not kept anyway.
+The window's taps are shifted views of the map, and y is their maximum. Padding is never looked at: a tap meets the
+places that it meets. Backward, a value has won if it equals y and none before it in the window did, so that of equal
+values the first wins, as in the plain layer and in PyTorch. The map itself says so; nothing is kept that is not kept
+anyway.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@ Channels last, the row of an image is W·C values. Laying the kernel's rows side
 
     laid[n, h, w] = x[n, h], x[n, h + 1], x[n, h + 2] at w        (kernel rows · C values)
 
-makes what a window meets one contiguous stretch: that of the next place begins only a stride further, and overlaps it. A
-matrix of the w-th window of every row (n, h) is thus a view, and BLAS takes its rows at any distance. So a 3×3 kernel
-copies a map three times where im2col copies it nine times; the convolution is a batch of products, one for each w. It is
-the lowering of "MEC" (M. Cho, D. Brand 2017, https://arxiv.org/abs/1706.06873) with its axes swapped.
+makes what a window meets one contiguous stretch: that of the next place begins only a stride further, and overlaps it.
+A matrix of the w-th window of every row (n, h) is thus a view, and BLAS takes its rows at any distance. So a 3×3 kernel
+copies a map three times where im2col copies it nine times; the convolution is a batch of products, one for each w. It
+is the lowering of "MEC" (M. Cho, D. Brand 2017, https://arxiv.org/abs/1706.06873) with its axes swapped.
 
-Where there are few rows, BLAS would spend its time on arranging the weights anew for each w. Then the windows are copied
-after all, and it is one product. Arrays are channels last.
+Where there are few rows, BLAS would spend its time on arranging the weights anew for each w. Then the windows are
+copied after all, and it is one product. Arrays are channels last.
 """
 
 from __future__ import annotations
@@ -92,4 +92,4 @@ def contract(view: Array, dy: Array) -> Array:
 
 def _size(x: Array, down: Axis, along: Axis) -> int:
     """Bytes of one image's rows."""
-    return down.places * along.span * down.taps * x.shape[3] * x.itemsize
+    return int(down.places * along.span * down.taps * x.shape[3] * x.itemsize)

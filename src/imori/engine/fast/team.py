@@ -1,14 +1,16 @@
 """Several workers at one batch: each has some of the images and a copy of the layers, and some layers act as one.
 
 NumPy lets go of the interpreter while it works, so that threads of Python use as many cores. They had better have
-different images than share each product: BLAS, told to keep to one thread, then never waits for another core, and all that
-is no product runs twice as fast too. That is data parallelism, as over several graphics cards, and batch norm's statistics
-are put together over the workers as there ("cross-GPU batch normalisation", https://arxiv.org/abs/1711.07240, section 3.2).
+different images than share each product: BLAS, told to keep to one thread, then never waits for another core, and all
+that is no product runs twice as fast too. That is data parallelism, as over several graphics cards, and batch norm's
+statistics are put together over the workers as there ("cross-GPU batch normalisation",
+https://arxiv.org/abs/1711.07240, section 3.2).
 """
 
 from __future__ import annotations
 
 import contextvars
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -89,9 +91,8 @@ def run(tasks: Sequence[Callable[[], None]], team: Team) -> None:
             team.abandon()
 
     # a thread knows nothing of np.errstate where it was started, unless it takes the context along
-    threads = [
-        threading.Thread(target=contextvars.copy_context().run, args=(attempt, number)) for number in range(1, len(tasks))
-    ]
+    others = range(1, len(tasks))
+    threads = [threading.Thread(target=contextvars.copy_context().run, args=(attempt, number)) for number in others]
     for thread in threads:
         thread.start()
     attempt(0)
@@ -105,4 +106,4 @@ def run(tasks: Sequence[Callable[[], None]], team: Team) -> None:
 def share(count: int, parts: int) -> list[slice]:
     """`count` images in `parts` parts that differ by one at most."""
     ends = [count * part // parts for part in range(parts + 1)]
-    return [slice(begin, end) for begin, end in zip(ends, ends[1:], strict=False)]
+    return [slice(begin, end) for begin, end in itertools.pairwise(ends)]

@@ -3,13 +3,13 @@
     y = Aᵀ (G g ⊙ Bᵀ d)
 
 gives m neighbouring outputs of a filter g of three taps from m + 2 inputs d, by m + 2 multiplications where the formula
-takes 3m (S. Winograd 1980; A. Lavin, S. Gray, https://arxiv.org/abs/1509.09308). Here d are rows of a map, channels last,
-and ⊙ is a convolution along the width with the channels summed: the products of `rows`, on a third of the window. The
-transforms B and A are small products of matrices too, which BLAS does faster than sums of rows.
+takes 3m (S. Winograd 1980; A. Lavin, S. Gray, https://arxiv.org/abs/1509.09308). Here d are rows of a map, channels
+last, and ⊙ is a convolution along the width with the channels summed: the products of `rows`, on a third of the window.
+The transforms B and A are small products of matrices too, which BLAS does faster than sums of rows.
 
-F(2, 3) serves forward. Its outputs are exactly 0 where all that they see is 0, as the formula's are, because each of its
-terms is a difference of values that the output sees. F(4, 3) halves the products but has no such terms: what should be
-an exact 0 comes out as rounding, and a ReLU behind it would let half of it pass. It serves backward, where no ReLU
+F(2, 3) serves forward. Its outputs are exactly 0 where all that they see is 0, as the formula's are, because each of
+its terms is a difference of values that the output sees. F(4, 3) halves the products but has no such terms: what should
+be an exact 0 comes out as rounding, and a ReLU behind it would let half of it pass. It serves backward, where no ReLU
 follows. Its rounding is some ten times that of the formula.
 """
 
@@ -134,4 +134,4 @@ def _spread(dy: Array, tiles: int, by: Transforms) -> Array:
 
 def _size(x: Array, tiles: int, along: Axis, by: Transforms) -> int:
     """Bytes of one image's transformed rows."""
-    return tiles * (by.m + 2) * along.span * x.shape[3] * x.itemsize
+    return int(tiles * (by.m + 2) * along.span * x.shape[3] * x.itemsize)
