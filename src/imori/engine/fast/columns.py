@@ -28,7 +28,7 @@ def weigh(dy: Array, x: Array, window: Window) -> Array:
     """The gradient by the weight, (O, C · window); dy is (N, OH, OW, O)."""
     total = np.zeros((len(x) * window.area, dy.shape[3]), dy.dtype)
     for part in blocks(x.shape[1], _size(x, window)):
-        total += im2col(x[:, part], window) @ dy[part].reshape(-1, dy.shape[3])
+        total += np.matmul(im2col(x[:, part], window), dy[part].reshape(-1, dy.shape[3]))
     return total.T
 
 

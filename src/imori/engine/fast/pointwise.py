@@ -21,14 +21,14 @@ def fits(down: Axis, along: Axis) -> bool:
 def correlate(x: Array, weight: Array, down: Axis, along: Axis) -> Array:
     """(N, H, W, C) by (O, C, 1, 1) -> (N, OH, OW, O)."""
     pixels = _pixels(x, down, along)
-    y = pixels.reshape(-1, pixels.shape[3]) @ weight[:, :, 0, 0].T
+    y = np.matmul(pixels.reshape(-1, pixels.shape[3]), weight[:, :, 0, 0].T)
     return np.asarray(y).reshape(*pixels.shape[:3], len(weight))
 
 
 def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
     """The gradient by the weight, (O, C, 1, 1)."""
     pixels = _pixels(x, down, along)
-    product = dy.reshape(-1, dy.shape[3]).T @ pixels.reshape(-1, pixels.shape[3])
+    product = np.matmul(dy.reshape(-1, dy.shape[3]).T, pixels.reshape(-1, pixels.shape[3]))
     return np.asarray(product)[:, :, None, None]
 
 

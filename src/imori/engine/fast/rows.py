@@ -86,8 +86,8 @@ def contract(view: Array, dy: Array) -> Array:
     stack, _, rows, size = view.shape
     if rows < FEW:
         gathered = view.swapaxes(1, 2).reshape(stack, -1, size)
-        return np.asarray(gathered.swapaxes(1, 2) @ dy.reshape(stack, -1, dy.shape[3]))
-    return np.asarray((view.swapaxes(2, 3) @ dy.swapaxes(1, 2)).sum(axis=1))
+        return np.asarray(np.matmul(gathered.swapaxes(1, 2), dy.reshape(stack, -1, dy.shape[3])))
+    return np.asarray(np.matmul(view.swapaxes(2, 3), dy.swapaxes(1, 2)).sum(axis=1))
 
 
 def _size(x: Array, down: Axis, along: Axis) -> int:
