@@ -35,12 +35,17 @@ class MaxPool(plain.MaxPool):
         """Each dy goes to the value that won."""
         x, y = self.recall()
         given, dx = last(dy), np.zeros_like(x)
+        reach = zip(self.window.kernel, self.window.dilation, self.window.stride, strict=True)
+        apart = all(gap * (size - 1) < step for size, gap, step in reach)  # so that a pixel is in one window alone
         for part in blocks(len(x), x[:1].nbytes):
             free = np.ones(y[part].shape, bool)
             for place, pixel in self._taps(x.shape[1:3]):
                 won = (x[part][pixel] == y[part][place]) & free[place]
                 free[place] ^= won
-                dx[part][pixel] += given[part][place] * won
+                if apart:
+                    np.multiply(given[part][place], won, out=dx[part][pixel])
+                else:
+                    dx[part][pixel] += given[part][place] * won
         return first(dx)
 
     def _taps(self, size: tuple[int, int]) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
