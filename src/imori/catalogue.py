@@ -68,6 +68,8 @@ CATALOGUE: dict[str, Entry] = {
     "densenet169": Entry("densenet:densenet", 224, (169,)),
     "densenet201": Entry("densenet:densenet", 224, (201,)),
     "densenet264": Entry("densenet:densenet", 224, (264,), without=("keras",)),
+    "simple_convnet": Entry("deep_convnet:simple_convnet", 28, same=("paper",)),
+    "deep_convnet": Entry("deep_convnet:deep_convnet", 28),
     "mobilenet_v1": Entry("mobilenet_v1:mobilenet_v1", 224),
     "mobilenet_v2": Entry("mobilenet_v2:mobilenet_v2", 224),
 }

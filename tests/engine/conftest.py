@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from imori import engine
 from imori.engine import Layer
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -93,6 +94,31 @@ class Checks:
             if not isinstance(layer.weights.get("mean"), np.ndarray):
                 assert np.array_equal(layer.forward(x.astype(dtype)), y), "inference differs from training"
             assert layer.recall() == (), "inference keeps nothing"
+
+    def against_plain(
+        self, make: Callable[[Any], Layer], x: Array, dy: Array | None = None, tolerance: float = 1e-12
+    ) -> None:
+        """`make(engine.fast)` gives the output and the gradients of `make(engine)`, in both orders of memory."""
+        for last in (False, True):
+            plain, quick = make(engine), make(engine.fast)
+            assert type(quick) is not type(plain)
+            y, dy, dx = self.run(plain, x, dy)
+            given, gradient = (channels_last(a) if last else a for a in (x, dy))
+            found, _, back = self.run(quick, given, gradient)
+            agree(found, y, tolerance, "the output")
+            agree(back, dx, tolerance, "the gradient by x")
+            for kind in ("gradients", "weights"):
+                ours, theirs = getattr(quick, kind), getattr(plain, kind)
+                assert ours.keys() == theirs.keys()
+                for role in theirs:
+                    agree(ours[role], theirs[role], tolerance, f"{role} of the {kind}")
+            agree(quick.forward(given), plain.forward(x), tolerance, "the output at inference")
+            assert quick.recall() == (), "inference keeps nothing"
+
+
+def channels_last(x: Array) -> Array:
+    """The same axes (C, N, ...), over memory that is (N, ..., C)."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 0, -1)), -1, 0)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """NumPy as a framework: building, loading, inference, and the step of training."""
 
+import sys
 import zlib
 from typing import Any
 
@@ -50,6 +51,18 @@ NET = Chain(
 )
 
 
+FACES = {"plain": ("plain", 1), "fast": ("fast", 1), "fast-two-workers": ("fast", 2)}
+face = ""
+
+
+@pytest.fixture(autouse=True, params=list(FACES.values()), ids=list(FACES))
+def engine_of_the_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here runs on the plain engine, and on the fast one with one worker and with two."""
+    name, workers = request.param
+    monkeypatch.setattr(sys.modules[__name__], "face", name)
+    monkeypatch.setattr(numpy_framework, "workers", lambda: workers)
+
+
 def random_weights(tree: Tree, shape: Shape = INPUT, seed: int = 0, dtype: str = "float64") -> Weights:
     """Every weight at random, by its name, statistics too."""
     weights = {}
@@ -62,7 +75,7 @@ def random_weights(tree: Tree, shape: Shape = INPUT, seed: int = 0, dtype: str =
 
 
 def build(tree: Tree = NET, shape: Shape = INPUT, dtype: str = "float64", weights: Weights | None = None) -> Any:
-    return imori.build(tree, shape, "numpy", weights or random_weights(tree, shape), dtype)
+    return imori.build(tree, shape, "numpy", weights or random_weights(tree, shape), dtype, engine=face)
 
 
 def images(shape: Shape = INPUT, count: int = 5, seed: int = 1) -> Any:
@@ -133,7 +146,7 @@ def test_devices() -> None:
 
 def test_the_model_is_the_engines_own() -> None:
     native = build()
-    assert type(native) is engine.Network
+    assert type(native) is {"plain": engine.Network, "fast": engine.fast.FastNetwork}[face]
     assert numpy_framework.owns(native)
     assert not numpy_framework.owns(object())
     assert frameworks.of(native) is numpy_framework
@@ -419,11 +432,11 @@ def blas_threads() -> set[int]:
 
 
 @pytest.mark.parametrize(("filters", "threads"), [(8, 1), (4096, None)], ids=["small", "large"])
-def test_a_small_network_keeps_to_one_thread_of_blas(
+def test_a_small_network_and_the_fast_engine_keep_to_one_thread_of_blas(
     filters: int, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = Chain(conv1=Conv(filters, 3), pool1=GlobalAvgPool(), fc1=Linear(3))
-    native = frameworks.build(tree, (3, 40, 40), "numpy")
+    native = frameworks.build(tree, (3, 40, 40), "numpy", engine=face)
     before, seen = blas_threads(), set[int]()
     forward = native.forward
 
@@ -433,5 +446,5 @@ def test_a_small_network_keeps_to_one_thread_of_blas(
 
     monkeypatch.setattr(native, "forward", spy)
     frameworks.logits(native, np.random.default_rng(0).standard_normal((1, 3, 9, 8)))
-    assert seen == ({threads} if threads else before)
+    assert seen == ({threads} if threads else before if face == "plain" else {1})
     assert blas_threads() == before

@@ -23,6 +23,8 @@ from imori.optimizers import SGD
 from imori.shapes import Shape, resolve, walk
 from imori.weights import shapes_of
 
+PLAIN = "plain"
+
 
 class Matrix:
     """The helpers, in one fixture."""
@@ -116,6 +118,13 @@ class Matrix:
             return dict(kept)
 
     @staticmethod
+    def built(tree: t.Tree, shape: Shape, framework: str, weights: Weights, dtype: str) -> Any:
+        """A model in a framework; PLAIN is NumPy's plain engine, which all are compared with."""
+        if framework == PLAIN:
+            return imori.build(tree, shape, "numpy", weights, dtype, engine="plain")
+        return imori.build(tree, shape, framework, weights, dtype)
+
+    @staticmethod
     def same_logits(tree: t.Tree, shape: Shape, framework: str, classes: int) -> dict[str, float]:
         """The logits agree with NumPy's: in float64 to 5e-10, in float32 to 1e-4. Weights go in and out unchanged.
 
@@ -127,15 +136,15 @@ class Matrix:
 
         def of(name: str) -> dict[str, Array]:
             found = {}
-            for dtype in frameworks.get(name).DTYPES:
-                native = imori.build(tree, shape, name, weights, dtype)
+            for dtype in frameworks.get("numpy" if name == PLAIN else name).DTYPES:
+                native = Matrix.built(tree, shape, name, weights, dtype)
                 found[dtype] = imori.logits(native, images.astype(dtype))
                 dumped = imori.dump_weights(native)
                 assert dumped.keys() == weights.keys()
                 changed.extend(key for key in weights if not np.array_equal(dumped[key], weights[key].astype(dtype)))
             return found
 
-        ours, theirs = of(framework), Matrix.once("logits", tree, shape, lambda: of("numpy"))
+        ours, theirs = of(framework), Matrix.once("logits", tree, shape, lambda: of(PLAIN))
         assert np.abs(theirs["float64"]).max() > 0.1, "logits near zero would hide a difference"
         found = {dtype: Matrix.difference(ours[dtype], theirs[dtype]) for dtype in ours}
         assert found.get("float64", 0.0) <= 5e-10
@@ -150,9 +159,9 @@ class Matrix:
     ) -> dict[str, Any]:
         """What a first step of SGD with momentum does; its memory is then the gradient."""
         weights = Matrix.randomised(tree, shape)
-        native = imori.build(tree, shape, framework, weights, dtype)
+        native = Matrix.built(tree, shape, framework, weights, dtype)
         trainable = frozenset(name for name in weights if name.rpartition(".")[2] in ("weight", "bias"))
-        step = frameworks.get(framework).prepare(native, Setup(SGD(), trainable, precision=dtype))
+        step = frameworks.of(native).prepare(native, Setup(SGD(), trainable, precision=dtype))
         loss, logits = step(*Matrix.batch(shape, classes, count), rate=0.05, key=1)
         state = step.state()
         assert state.pop("time") == 1
@@ -176,7 +185,7 @@ class Matrix:
     def numpy_step(tree: t.Tree, shape: Shape, classes: int, count: int) -> dict[str, Any]:
         """A step of NumPy's in float64, made once."""
         kept = Matrix.once(
-            f"step {count}", tree, shape, lambda: Matrix.apart(Matrix.one_step(tree, shape, "numpy", classes, count))
+            f"step {count}", tree, shape, lambda: Matrix.apart(Matrix.one_step(tree, shape, PLAIN, classes, count))
         )
         return Matrix.together(kept)
 

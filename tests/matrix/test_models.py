@@ -109,6 +109,27 @@ def test_all_of_it_agrees(matrix: Any, name: str, variant: str, peer: str) -> No
     matrix.keep(f"{name}@{variant}", peer, figures)
 
 
+# --- NumPy's fast engine beside its plain one -------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[1, 2], ids=["one-worker", "two-workers"])
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the machine is said to have cores for."""
+    monkeypatch.setattr(frameworks.get("numpy"), "workers", lambda: request.param)
+
+
+@pytest.mark.parametrize(("name", "variant"), cases(NETS))
+def test_the_fast_engines_logits_agree(matrix: Any, name: str, variant: str, workers: None) -> None:
+    tree = matrix.thinned(imori.model(name, CLASSES, variant=variant), THIN.get(name, 1))
+    matrix.same_logits(tree, small_input(name, variant, odd=False), "numpy", CLASSES)
+
+
+@pytest.mark.parametrize(("name", "variant"), cases(STEPPED, set(list_models()) - {"googlenet", "xception", "nin"}))
+def test_the_fast_engines_training_step_agrees(matrix: Any, name: str, variant: str, workers: None) -> None:
+    tree = matrix.thinned(imori.model(name, CLASSES, variant=variant), THIN.get(name, 1))
+    matrix.same_step(tree, small_input(name, variant, odd=True), "numpy", CLASSES, count=3)
+
+
 # --- in float32 ------------------------------------------------------------------------------------------------------
 # ReLU and max pooling have kinks, at which rounding sends a deep net's gradients another way in any correct framework:
 # the weights after a step are compared where there are none, and elsewhere the loss.

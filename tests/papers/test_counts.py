@@ -7,11 +7,15 @@ from imori.shapes import Summary, resolve, summary
 from imori.tree import Flatten
 
 # Trainable parameters at 1000 and at 2 classes. Those of the publishers (torchvision 0.29.1, timm 1.0.31, the authors'
-# Caffe files) at 1000; the default LeNet and AlexNet follow from their tables by hand.
+# Caffe files) at 1000; the default LeNet and AlexNet and the book's two
+# networks follow from their tables by hand.
 PARAMETERS = {
     ("lenet", "default"): (123_736, 58_866),
     ("lenet", "paper"): (146_156, 61_326),
     ("lenet", "original"): (145_300, 60_470),
+    ("simple_convnet", "default"): (535_380, 434_582),
+    ("deep_convnet", "default"): (174_330, 123_432),
+    ("deep_convnet", "paper"): (174_330, 123_432),
     ("alexnet", "default"): (50_844_008, 46_755_202),
     ("alexnet", "paper"): (60_965_224, 56_876_418),
     ("alexnet", "ungrouped"): (62_378_344, 58_289_538),
@@ -111,6 +115,8 @@ GIGA_MACS = {
 # "Computing receptive fields of convolutional neural networks", Distill 2019; the others by hand.
 FIELDS = {
     ("lenet", "default"): {"conv1": (5, 1), "pool1": (6, 2), "conv2": (14, 2), "pool2": (16, 4)},
+    ("simple_convnet", "default"): {"conv1": (5, 1), "pool1": (6, 2)},
+    ("deep_convnet", "default"): {"pool1": (6, 2), "conv2_2": (14, 2), "pool2": (16, 4), "pool3": (36, 8)},
     ("alexnet", "default"): {"conv1": (11, 4), "pool1": (19, 8), "conv2": (51, 8), "pool2": (67, 16)},
     ("alexnet", "paper"): {"pool5": (195, 32)},
     ("vgg16", "default"): {
@@ -176,7 +182,9 @@ def test_only_a_flattened_map_binds_to_the_size(name: str, variant: str) -> None
     layers = [node for node in summed(name, variant).rows if node.sized and not node.training_only]
     flattened = [node.path for node in layers if isinstance(node.layer, Flatten)]
     rounded = {node.path for node in layers} - set(flattened)
-    dense = name in ("lenet", "alexnet", "zfnet") or (name.startswith("vgg") and variant in ("default", "keras"))
+    dense = name in ("lenet", "simple_convnet", "deep_convnet", "alexnet", "zfnet") or (
+        name.startswith("vgg") and variant in ("default", "keras")
+    )
     assert flattened == (["flatten"] if dense and variant != "torchvision" else [])
     assert all(
         getattr(node.layer, "ceil", False) or node.layer.pad == "same" for node in layers if node.path in rounded

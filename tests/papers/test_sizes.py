@@ -9,6 +9,7 @@ from imori.shapes import resolve, smallest
 
 # The smallest height and width, by hand: what is left of them must fill the kernel of the last pool or convolution.
 SMALLEST = {
+    "simple_convnet": 6, "deep_convnet": 4,
     "lenet": 16, "alexnet": 83, "alexnet-paper": 67, "alexnet-ungrouped": 67, "alexnet-torchvision": 63,
     "zfnet": 67, "zfnet-paper": 47, "zfnet_gap": 67, "zfnet_gap-paper": 47, "nin": 7, "nin-imagenet": 39,
     "vgg16": 32, "vgg16-timm": 224, "vgg19": 32, "vgg19-timm": 224, "vgg16_bn": 32, "vgg16_bn-timm": 224,

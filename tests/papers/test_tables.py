@@ -45,6 +45,25 @@ dense 120
 dense 64
 dense 2
 """
+SIMPLE_CONVNET = """
+conv 5 30 1 0, relu
+pool 2 2 0
+dense 100, relu
+dense 2
+"""
+DEEP_CONVNET = """
+conv 3 16 1 1, relu
+conv 3 16 1 1, relu
+pool 2 2 0
+conv 3 32 1 1, relu
+conv 3 32 1 2, relu
+pool 2 2 0
+conv 3 64 1 1, relu
+conv 3 64 1 1, relu
+pool 2 2 0
+dense 50, relu, drop
+dense 2
+"""
 ALEXNET = """
 conv 11 96 4 0, relu
 lrn
@@ -164,6 +183,9 @@ for width in (256, 512):
 TABLES = {
     ("lenet", "default"): LENET,
     ("lenet", "paper"): LENET.replace("dense 64", "dense 84"),
+    ("simple_convnet", "default"): SIMPLE_CONVNET,
+    ("deep_convnet", "default"): DEEP_CONVNET,
+    ("deep_convnet", "paper"): DEEP_CONVNET.replace("dense 2\n", "dense 2, drop\n"),
     ("alexnet", "default"): ALEXNET,
     ("alexnet", "paper"): ALEXNET_PAPER,
     ("alexnet", "torchvision"): ALEXNET_TORCHVISION,
@@ -360,6 +382,8 @@ def test_the_original_lenet_sees_what_its_table_marks() -> None:
 
 MAPS = {
     ("lenet", "default"): (32, {"conv1": 28, "pool1": 14, "conv2": 10, "pool2": 5}),
+    ("simple_convnet", "default"): (28, {"conv1": 24, "pool1": 12}),
+    ("deep_convnet", "default"): (28, {"pool1": 14, "conv2_1": 14, "conv2_2": 16, "pool2": 8, "pool3": 4}),
     ("alexnet", "default"): (227, {"conv1": 55, "pool1": 27, "conv2": 25, "pool2": 12, "conv5": 12, "pool5": 5}),
     ("alexnet", "paper"): (227, {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv5": 13, "pool5": 6}),
     ("alexnet", "torchvision"): (224, {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "pool5": 6, "avgpool": 6}),

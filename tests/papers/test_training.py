@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 # (the rate of Adam, steps): without batch norms, what is deep or ends in wide dense layers takes small steps.
 RECIPES = {"lenet": (1e-3, 120), "googlenet": (1e-4, 40), "nin": (1e-4, 40), "vgg16": (1e-4, 40), "vgg19": (1e-4, 40)}
+RECIPES |= {"simple_convnet": (1e-3, 40), "deep_convnet": (1e-3, 60)}
 RECIPES |= dict.fromkeys(("alexnet", "zfnet", "zfnet_gap"), (1e-4, 25))
 RECIPES |= dict.fromkeys(("vgg16_bn", "vgg19_bn"), (3e-4, 20))
 RECIPES |= dict.fromkeys(list_models("resnext101*"), (2e-4, 14))

@@ -12,6 +12,7 @@ OTHER = {
     "variant": "paper",
     "width": 0.5,
     "framework": "numpy",
+    "engine": "plain",
     "size": (48, 64),
     "channels": 1,
     "resize": "stretch",

@@ -51,6 +51,7 @@ def _network(parser: Parser) -> None:
     add("--variant", metavar="NAME", help="a published form of it, as paper (default: imori's own)")
     add("--width", type=number, metavar="X", help="multiplies the filters of mobilenet_v1 and mobilenet_v2")
     add("--framework", metavar="NAME", help="torch or numpy (default: torch where it is installed)")
+    add("--engine", metavar="NAME", help="of numpy: fast, or plain, which is written to be read (default: fast)")
     add(
         "--weights",
         metavar="FILE|NAME",

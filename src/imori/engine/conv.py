@@ -113,14 +113,20 @@ class ConvTranspose(Layer):
         super().__init__({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
         self.window, self.groups, self.output_pad = window, groups, output_pad
 
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """The output's height and width."""
+        (top, bottom, left, right), (down, along) = self.window.pads, self.window.stride
+        return (
+            (height - 1) * down + self.window.kernel[0] - top - bottom + self.output_pad[0],
+            (width - 1) * along + self.window.kernel[1] - left - right + self.output_pad[1],
+        )
+
     def forward(self, x: Array, training: bool = False) -> Array:
         """col2im(Wᵀ · x) + b: what a convolution does to a gradient."""
         self.keep(training, x)
-        weight, window = self.weights["weight"], self.window
-        height = (x.shape[2] - 1) * window.stride[0] + window.kernel[0] - sum(window.pads[:2]) + self.output_pad[0]
-        width = (x.shape[3] - 1) * window.stride[1] + window.kernel[1] - sum(window.pads[2:]) + self.output_pad[1]
-        shape = (weight.shape[1] * self.groups, x.shape[1], height, width)
-        return _shift(spread(x, weight, window, self.groups, shape), self.weights.get("bias"))
+        weight = self.weights["weight"]
+        shape = (weight.shape[1] * self.groups, x.shape[1], *self.size(*x.shape[2:]))
+        return _shift(spread(x, weight, self.window, self.groups, shape), self.weights.get("bias"))
 
     def backward(self, dy: Array) -> Array | None:
         """dW = x · im2col(dy)ᵀ, db = Σ dy, dx = W · im2col(dy): a convolution's formulas, their ends swapped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from imori.engine.layer import Array, Layer
+from imori.engine.layer import Array, Layer, Shape
 
 
 class Dropout(Layer):
@@ -20,7 +20,7 @@ class Dropout(Layer):
         """x · mask / (1 - drop). The mask is the same for float32 and float64."""
         if not training:
             return x
-        stays = self.rng.random(x.shape, np.float32) >= self.drop
+        stays = self.draw(x.shape)
         self.keep(training, stays)
         return self._thin(x, stays)
 
@@ -28,6 +28,10 @@ class Dropout(Layer):
         """dy · mask / (1 - drop)."""
         (stays,) = self.recall()
         return self._thin(dy, stays)
+
+    def draw(self, shape: Shape) -> Array:
+        """Which values stay."""
+        return np.asarray(self.rng.random(shape, np.float32) >= self.drop)
 
     def _thin(self, x: Array, stays: Array) -> Array:
         thinned = x * stays

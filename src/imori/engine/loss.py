@@ -13,15 +13,15 @@ class SoftmaxWithLoss:
     CE = -Σ t log p, p = exp(logit) / Σ exp(logit). Where all weights are 0 the loss is 0.
     """
 
-    def forward(self, logits: Array, targets: Array, weights: Array) -> float:
-        """logits and targets (N, classes), weights (N,) -> the loss."""
+    def forward(self, logits: Array, targets: Array, weights: Array, total: float | None = None) -> float:
+        """logits and targets (N, classes), weights (N,) -> the loss; `total` is Σ wᵢ, if there are more images."""
         p = logits - logits.max(axis=1, keepdims=True)
         logs = p.copy()
         np.exp(p, out=p)
-        total = p.sum(axis=1, keepdims=True)
-        p /= total
-        logs -= np.log(total)
-        share = weights / (weights.sum() or 1)
+        whole = p.sum(axis=1, keepdims=True)
+        p /= whole
+        logs -= np.log(whole)
+        share = weights / ((weights.sum() if total is None else total) or 1)
         self._kept = p, targets, share
         return -float(share @ np.vecdot(targets, logs))
 

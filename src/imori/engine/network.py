@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from imori.engine.dropout import Dropout
 from imori.engine.layer import Array, Layer, Shape
+from imori.engine.loss import SoftmaxWithLoss
 
 
 class Container(Layer):
@@ -172,13 +174,43 @@ class Network:
         """images (N, C, H, W) -> logits (N, classes)."""
         if self.check is not None:
             self.check(images.shape, training)
-        x = np.ascontiguousarray(images.swapaxes(0, 1), dtype=self.dtype)
-        return self.body(x, training).swapaxes(0, 1)
+        return self.body(self._input(images), training).swapaxes(0, 1)
+
+    def _input(self, images: Array) -> Array:
+        """images (N, C, H, W), or (N, F), as the layers take them."""
+        return np.ascontiguousarray(images.swapaxes(0, 1), dtype=self.dtype)
 
     def backward(self, dy: Array) -> None:
         """From the gradient by the logits (N, classes): fills the layers' `gradients`."""
         if self.body.learns:
             self.body.backward(dy.swapaxes(0, 1))
+
+    def learn(self, images: Array, targets: Array, weights: Array) -> tuple[float, Array]:
+        """Forward and backward: the loss and the logits, (N, classes), of images (N, C, H, W); fills `gradients`.
+
+        targets (N, classes) sum to 1, weights are (N,). The loss is the network's and, times their weights, its heads'.
+        A loss that is not finite is not worth its gradients: there may be none, or wrong ones.
+        """
+        logits = self.forward(images, training=True)
+        loss, gradient = judge(self.body, logits, targets, weights, weights.sum())
+        if math.isfinite(loss):
+            self.backward(gradient)
+        return loss, logits
+
+
+def judge(body: Layer, logits: Array, targets: Array, weights: Array, total: float) -> tuple[float, Array]:
+    """The loss of a network and of its heads after a forward pass, and its gradient by the logits (N, classes).
+
+    The heads are told theirs. `total` is the sum of the weights of all images, of which these may be a part.
+    """
+    last = SoftmaxWithLoss()
+    loss, gradient = last.forward(logits, targets, weights, total), last.backward()
+    for head in every(body):
+        if isinstance(head, Aux):
+            assert head.logits is not None, "a forward pass in training leaves every head's logits"
+            loss += head.weight * last.forward(head.logits, targets, weights, total)
+            head.gradient = last.backward() * head.weight
+    return loss, gradient
 
 
 def every(layer: Layer) -> Iterator[Layer]:

@@ -20,6 +20,8 @@ ALSO = {"flax": ("jax", "optax"), "onnx": ("onnxruntime",)}
 """What a framework's file imports beside the framework. All of it is looked for before any of it is imported."""
 BY_HAND = {"chainer": "pip install 'setuptools<81' wheel && pip install --no-build-isolation 'imori[chainer]'"}
 """How to install a framework that its extra does not install by itself: Chainer is built by an older setuptools."""
+ENGINES = {"numpy": ("fast", "plain")}
+"""The engines of a framework that has a choice of them, the usual one first."""
 PREFERRED = ("torch", "keras", "tensorflow", "flax", "chainer", "numpy", "onnx")
 PREDICTING = ("onnx",)
 """The frameworks that predict and do not train. They stand behind NumPy, so that none is taken unless it is named."""
@@ -68,6 +70,19 @@ def check_installed(name: str) -> None:
             raise _incomplete(name, package)
 
 
+def engine_of(name: str, engine: str | None = None) -> str | None:
+    """The engine of the framework called `name`: the usual one unless one is named, None where it has no choice.
+
+    ImoriError for an engine that it does not have.
+    """
+    known = ENGINES.get(name, ())
+    if engine is None or engine in known:
+        return engine or next(iter(known), None)
+    raise ImoriError(
+        f"{name} has no engine {engine!r}; " + (f"choose {' or '.join(known)}" if known else "leave it out")
+    )
+
+
 def trainer(name: str | None = None) -> Framework:
     """As `get`, for training. ImoriError for a framework that only predicts."""
     if name in PREDICTING:
@@ -105,6 +120,7 @@ def build(
     dtype: str | None = None,
     device: str = "cpu",
     seed: int = 0,
+    engine: str | None = None,
 ) -> Native:
     """The framework's own model of `tree` for images of `shape` (C, H, W).
 
@@ -119,7 +135,9 @@ def build(
     dtype = dtype or str(next(iter(weights.values())).dtype if weights else "float32")
     if dtype not in chosen.DTYPES:
         raise ImoriError(f"{name_of(chosen)} does not build in {dtype!r}; it builds in {', '.join(chosen.DTYPES)}")
-    return chosen.build(root, weights, dtype, chosen.device(device))
+    engine = engine_of(name_of(chosen), engine)
+    options = {} if engine is None else {"engine": engine}
+    return chosen.build(root, weights, dtype, chosen.device(device), **options)
 
 
 def logits(native: Native, images: Array) -> Array:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from imori import engine as e
 from imori import tree as t
+from imori.engine import fast
 from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import (
     Array,
@@ -36,6 +37,9 @@ from imori.weights.names import compare
 
 DTYPES = ("float32", "float64")
 FORMS = {".npz": 'numpy.load("{}")', ".safetensors": 'imori.load("{}")'}
+Make: TypeAlias = Callable[[Node, list[e.Layer], Weights], e.Layer]
+CACHE = 2**20
+"""Bytes of the largest map of as many images as the fast engine works on at a time."""
 SMALL = 2**26
 """Multiply-accumulates of one image. A network of fewer keeps to one of BLAS's threads: its products are so short that
 the threads would wait for each other longer than they work, and many times as long on a machine that is busy."""
@@ -53,14 +57,28 @@ def device(name: str) -> str:
 # --- building --------------------------------------------------------------------------------------------------------
 
 
-def build(root: Node, weights: Weights, dtype: str, device: str) -> e.Network:
-    """The network, with copies of the weights."""
+def build(root: Node, weights: Weights, dtype: str, device: str, engine: str = "fast") -> e.Network:
+    """The network, with copies of the weights.
+
+    The engine's two faces give the same numbers: "fast", `imori.engine.fast`, and "plain", `imori.engine` by itself.
+    """
     if isinstance(root.layer, t.Aux):
         raise TreeError("the root is an Aux, which has no output of its own; put it into a Chain")
     layers: dict[str, e.Layer] = {}
-    body = _layer(root, {name: np.array(value, dtype, order="C") for name, value in weights.items()}, layers)
-    small = sum(node.macs for node in flat(root)) < SMALL
-    return e.Network(body, layers, dtype, InputCheck(root), threads=1 if small else None)
+    own = {name: np.array(value, dtype, order="C") for name, value in weights.items()}
+    body = _layer(root, own, layers, _fast if engine == "fast" else _plain)
+    nodes = list(flat(root))
+    if engine == "plain":
+        small = sum(node.macs for node in nodes) < SMALL
+        return e.Network(body, layers, dtype, InputCheck(root), threads=1 if small else None)
+    largest = max(math.prod(node.output) for node in nodes) * np.dtype(dtype).itemsize
+    room = max(CACHE, sum(array.nbytes for array in own.values()))
+    return fast.FastNetwork(body, layers, dtype, InputCheck(root), workers(), max(1, room // largest))
+
+
+def workers() -> int:
+    """How many threads BLAS has been given, and the fast engine has in its place."""
+    return max((info["num_threads"] for info in _BLAS.info() if info["user_api"] == "blas"), default=1)
 
 
 def _threads(native: e.Network) -> contextlib.AbstractContextManager[Any]:
@@ -69,19 +87,43 @@ def _threads(native: e.Network) -> contextlib.AbstractContextManager[Any]:
     return limited
 
 
-def _layer(node: Node, weights: Weights, named: dict[str, e.Layer]) -> e.Layer:
+def _layer(node: Node, weights: Weights, named: dict[str, e.Layer], make: Make) -> e.Layer:
     """The layer of one node; it and those below are put into `named` by their paths, an `Aux` by its head's."""
-    children = [_layer(child, weights, named) for child in node.children]
+    children = [_layer(child, weights, named, make) for child in node.children]
     own = {role: weights[weight_name(node.path, role)] for role in node.weights}
-    made = _made(node, children, own)
+    made = make(node, children, own)
     if not isinstance(node.layer, t.Aux):
         named[node.path] = made
     return made
 
 
-def _made(node: Node, children: list[e.Layer], own: Weights) -> e.Layer:
-    layer, resolved = node.layer, node.window
-    window = e.Window(resolved.kernel, resolved.stride, resolved.pads, resolved.dilation)
+def _window(node: Node) -> e.Window:
+    resolved = node.window
+    return e.Window(resolved.kernel, resolved.stride, resolved.pads, resolved.dilation)
+
+
+def _fast(node: Node, children: list[e.Layer], own: Weights) -> e.Layer:
+    """The fast layer where there is one, else the plain one."""
+    window = _window(node)
+    match node.layer:
+        case t.Conv(groups=groups) if fast.simple(window, groups):
+            return fast.Convolution(own["weight"], own.get("bias"), window)
+        case t.ConvTranspose(groups=groups) if fast.simple(window, groups):
+            return fast.ConvTranspose(own["weight"], own.get("bias"), window, 1, node.window.output_pad)
+        case t.Depthwise(multiplier=1) if window.dilation == (1, 1) or window.stride == (1, 1):
+            return fast.Depthwise(own["weight"], own.get("bias"), window)
+        case t.BatchNorm(eps, momentum):
+            return fast.BatchNorm(own["weight"], own["bias"], own["mean"], own["var"], eps, momentum)
+        case t.MaxPool():
+            return fast.MaxPool(window)
+        case t.Dropout(drop):
+            return fast.Dropout(drop)
+        case _:
+            return _plain(node, children, own)
+
+
+def _plain(node: Node, children: list[e.Layer], own: Weights) -> e.Layer:
+    layer, resolved, window = node.layer, node.window, _window(node)
     match layer:
         case t.Chain():
             return e.Chain(children)
@@ -227,7 +269,6 @@ class NumpyStep:
         native.train(setup.trainable)
         self._native = native
         self._trained = {name: place for name, place in native.places().items() if name in setup.trainable}
-        self._heads = [layer for layer in e.every(native.body) if isinstance(layer, e.Aux)]
         self._memory = Memory(setup, {name: layer.weights[role] for name, (layer, role) in self._trained.items()})
 
     def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:
@@ -237,22 +278,15 @@ class NumpyStep:
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the loss tells
         with _threads(self._native), quiet:
             self._native.seed(key)
-            logits = self._forward(images)
-            loss, gradient = _loss(logits, targets, weights)
-            for head in self._heads:
-                assert head.logits is not None, "a forward pass in training leaves every head's logits"
-                own, by_logits = _loss(head.logits, targets, weights)
-                loss += head.weight * own
-                head.gradient = by_logits * head.weight
+            loss, logits = self._learn(images, targets, weights)
             if math.isfinite(loss):
-                self._native.backward(gradient)
                 gradients = {name: layer.gradients[role] for name, (layer, role) in self._trained.items()}
                 self._memory.update(gradients, float(rate))
         return loss, np.ascontiguousarray(logits)
 
-    def _forward(self, images: Array) -> Array:
+    def _learn(self, images: Array, targets: Array, weights: Array) -> tuple[float, Array]:
         try:
-            return self._native.forward(np.asarray(images), training=True)
+            return self._native.learn(np.asarray(images), targets, weights)
         except e.SingleValueError as error:
             raise ImoriError(
                 f"a batch norm cannot train on one value a channel, and a batch of {len(images)} images"
@@ -266,9 +300,3 @@ class NumpyStep:
     def restore(self, state: Weights) -> None:
         """Goes on from a state of any framework; WeightsError if it is of other weights or another optimizer."""
         self._memory.restore(state)
-
-
-def _loss(logits: Array, targets: Array, weights: Array) -> tuple[float, Array]:
-    """The loss, and its gradient by the logits."""
-    last = e.SoftmaxWithLoss()
-    return last.forward(logits, targets, weights), last.backward()

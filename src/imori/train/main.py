@@ -110,7 +110,8 @@ def _start(
 ) -> Run:
     chosen = frameworks.trainer(recipe.framework)
     chosen.device(machine.device)
-    recipe = replace(recipe, framework=frameworks.name_of(chosen))
+    framework = frameworks.name_of(chosen)
+    recipe = replace(recipe, framework=framework, engine=frameworks.engine_of(framework, recipe.engine))
     recipe, given = given_weights(recipe, tree, start_from, machine.report)
     name = recipe.model
     if tree is None and name in (None, A_TREE):
@@ -325,7 +326,9 @@ def _job(
     machine: _Machine,
 ) -> Job:
     device = chosen.device(machine.device)
-    native = frameworks.build(card.tree, card.input, recipe.framework, weights, recipe.precision, device)
+    native = frameworks.build(
+        card.tree, card.input, recipe.framework, weights, recipe.precision, device, engine=recipe.engine
+    )
     trainable = frozenset(name for name in weights if name.rpartition(".")[2] in ("weight", "bias"))
     setup = Setup(
         recipe.optimizer(),

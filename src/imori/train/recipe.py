@@ -25,6 +25,8 @@ class Recipe:
     width: float | None = None
     """What multiplies the filters of a network that has a width multiplier, as mobilenet_v2."""
     framework: str | None = None
+    engine: str | None = None
+    """Of a framework that has a choice: NumPy's "fast" or "plain"."""
     size: int | tuple[int, int] | None = None
     """Height and width of the network's input, in pixels; its paper's unless given."""
     channels: int | None = None
@@ -142,6 +144,7 @@ _RULES: dict[str, tuple[Any, str]] = {
     "variant": _or_none(_TEXT),
     "width": _or_none(_between(0.05, 16.0, "a number from 0.05 to 16")),
     "framework": _or_none(_TEXT),
+    "engine": _or_none(_TEXT),
     "size": _or_none((_is_size, "a number of pixels from 1 to 16384, or (height, width)")),
     "channels": _or_none(_whole(1)),
     "resize": _or_none(_one_of("crop", "stretch")),

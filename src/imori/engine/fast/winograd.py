@@ -1,0 +1,137 @@
+"""Winograd's minimal filtering, along the height: two rows of a 3×3 convolution by four products in place of six.
+
+    y = Aᵀ (G g ⊙ Bᵀ d)
+
+gives m neighbouring outputs of a filter g of three taps from m + 2 inputs d, by m + 2 multiplications where the formula
+takes 3m (S. Winograd 1980; A. Lavin, S. Gray, https://arxiv.org/abs/1509.09308). Here d are rows of a map, channels
+last, and ⊙ is a convolution along the width with the channels summed: the products of `rows`, on a third of the window.
+The transforms B and A are small products of matrices too, which BLAS does faster than sums of rows.
+
+F(2, 3) serves forward. Its outputs are exactly 0 where all that they see is 0, as the formula's are, because each of
+its terms is a difference of values that the output sees. F(4, 3) halves the products but has no such terms: what should
+be an exact 0 comes out as rounding, and a ReLU behind it would let half of it pass. It serves backward, where no ReLU
+follows. Its rounding is some ten times that of the formula.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from imori.engine.fast.layout import Axis, blocks
+from imori.engine.fast.rows import contract, multiply, windows
+from imori.engine.layer import Array
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """F(m, 3): m outputs at a time."""
+
+    m: int
+    inputs: Array
+    """Bᵀ, (m + 2, m + 2)."""
+    filters: Array
+    """G, (m + 2, 3)."""
+    outputs: Array
+    """Aᵀ, (m, m + 2)."""
+
+
+F2 = Transforms(
+    2,
+    np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
+    np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+    np.array([[1, 1, 1, 0], [0, 1, -1, -1]]),
+)
+F4 = Transforms(
+    4,
+    np.array(
+        [
+            [4, 0, -5, 0, 1, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+        ]
+    ),
+    np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+    np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+)
+LEAST = 8
+"""Channels, fewer than which the transforms cost more than they save."""
+
+
+def fits(x: Array, filters: int, down: Axis, along: Axis) -> bool:
+    """Whether it is a 3×3 convolution of enough channels, without strides, over more than one row."""
+    plain = all(axis.taps == 3 and axis.stride == axis.dilation == 1 for axis in (down, along))
+    return plain and down.places > 1 and x.shape[3] >= LEAST and filters >= LEAST
+
+
+def correlate(x: Array, weight: Array, down: Axis, along: Axis, by: Transforms = F2) -> Array:
+    """(N, H, W, C) by (O, C, 3, 3) -> (N, OH, OW, O)."""
+    filters, tiles = len(weight), -(-down.places // by.m)
+    # for each row of a tile a matrix (3 C, O)
+    matrices = by.filters.astype(x.dtype) @ weight.transpose(2, 3, 1, 0).reshape(3, -1)
+    matrices = matrices.reshape(by.m + 2, -1, filters)
+    outputs = by.outputs.astype(x.dtype)
+    y = np.empty((len(x), tiles, by.m, along.places * filters), x.dtype)
+    for part in blocks(len(x), _size(x, tiles, along, by)):
+        seen = transform(x[part], down, along, by)
+        products = np.empty((by.m + 2, seen.shape[1], along.places, filters), x.dtype)
+        multiply(windows(seen, along), matrices, products)
+        rows = products.reshape(by.m + 2, -1, tiles, along.places * filters)
+        np.matmul(outputs, rows.transpose(1, 2, 0, 3), out=y[part])
+    return y.reshape(len(x), tiles * by.m, along.places, filters)[:, : down.places]
+
+
+def weigh(dy: Array, x: Array, down: Axis, along: Axis, by: Transforms = F2) -> Array:
+    """The gradient by the weight, (O, C, 3, 3): Gᵀ (Bᵀ d ⊙ A dy), which takes four products for two rows as well."""
+    filters, tiles = dy.shape[3], -(-down.places // by.m)
+    total = np.zeros((by.m + 2, 3 * x.shape[3], filters), x.dtype)
+    for part in blocks(len(x), _size(x, tiles, along, by)):
+        total += contract(windows(transform(x[part], down, along, by), along), _spread(dy[part], tiles, by))
+    taps = by.filters.T.astype(x.dtype) @ total.reshape(by.m + 2, -1)
+    return taps.reshape(3, 3, -1, filters).transpose(3, 2, 0, 1)
+
+
+def transform(x: Array, down: Axis, along: Axis, by: Transforms) -> Array:
+    """Bᵀ d for every tile of rows, zeros where a column is padding: (m + 2, N · tiles, span, C)."""
+    images, height, _, channels = x.shape
+    tiles, inside, matrix = -(-down.places // by.m), along.inside, by.inputs.astype(x.dtype)
+    seen = np.empty((by.m + 2, images, tiles, along.span, channels), x.dtype)
+    seen[:, :, :, : inside.start] = 0
+    seen[:, :, :, inside.stop :] = 0
+    rows = x[:, :, inside.start - along.pad : inside.stop - along.pad].reshape(images, height, -1)
+    target = seen[:, :, :, inside].reshape(by.m + 2, images, tiles, -1).transpose(1, 2, 0, 3)
+    # the tiles that lie on the map from their first row to their last: one batch of products
+    low, high = -(-max(down.pad, 0) // by.m), (height - by.m - 2 + down.pad) // by.m + 1
+    if low < high:
+        image, row, value = rows.strides
+        begin = rows[:, low * by.m - down.pad :]
+        shape = (images, high - low, by.m + 2, rows.shape[2])
+        np.matmul(matrix, as_strided(begin, shape, (image, by.m * row, row, value)), out=target[:, low:high])
+    for tile in {*range(tiles)} - {*range(low, high)}:
+        start = tile * by.m - down.pad
+        last = max(0, min(height, start + by.m + 2))
+        first = min(max(0, start), last)
+        np.matmul(matrix[:, first - start : last - start], rows[:, first:last], out=target[:, tile])
+    return seen.reshape(by.m + 2, -1, along.span, channels)
+
+
+def _spread(dy: Array, tiles: int, by: Transforms) -> Array:
+    """A dy, (m + 2, N · tiles, OW, O); the last tile may have fewer than m rows."""
+    images, height, width, filters = dy.shape
+    given = np.empty((by.m + 2, images, tiles, width * filters), dy.dtype)
+    matrix, whole = by.outputs.T.astype(dy.dtype), height // by.m
+    rows, target = dy.reshape(images, height, -1), given.transpose(1, 2, 0, 3)
+    np.matmul(matrix, rows[:, : whole * by.m].reshape(images, whole, by.m, -1), out=target[:, :whole])
+    if whole < tiles:
+        np.matmul(matrix[:, : height - whole * by.m], rows[:, whole * by.m :], out=target[:, whole])
+    return given.reshape(by.m + 2, -1, width, filters)
+
+
+def _size(x: Array, tiles: int, along: Axis, by: Transforms) -> int:
+    """Bytes of one image's transformed rows."""
+    return int(tiles * (by.m + 2) * along.span * x.shape[3] * x.itemsize)
