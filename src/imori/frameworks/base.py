@@ -99,7 +99,7 @@ class Framework(Protocol):
     def FORMS(self) -> Mapping[str, str]:  # noqa: N802
         """How the names of the files end that `save` writes, and how the framework's users open each; "" is a folder.
 
-        "{}" stands for the file's name.
+        {} stands for the file's name, as Python writes a text.
         """
         ...
 

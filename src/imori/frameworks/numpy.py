@@ -35,7 +35,7 @@ from imori.weights.file import read_tensors, write_tensors
 from imori.weights.names import compare
 
 DTYPES = ("float32", "float64")
-FORMS = {".npz": 'numpy.load("{}")', ".safetensors": 'imori.load("{}")'}
+FORMS = {".npz": "numpy.load({})", ".safetensors": "imori.load({})"}
 SMALL = 2**26
 """Multiply-accumulates of one image. A network of fewer keeps to one of BLAS's threads: its products are so short that
 the threads would wait for each other longer than they work, and many times as long on a machine that is busy."""
