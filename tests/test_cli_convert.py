@@ -1,5 +1,6 @@
 """`imori convert` through the command line: what it says, what the file is, and every refusal."""
 
+import ast
 import json
 import os
 import signal
@@ -58,8 +59,17 @@ def test_it_says_the_difference_the_images_and_how_to_open_the_file(command, dig
     assert difference.endswith("of the largest logit, numpy against torch")
     assert images.endswith("32 test images of the run")
     assert written.endswith(str(tmp_path / "a.pth"))
-    assert opening.endswith(f'torch.load("{tmp_path / "a.pth"}", weights_only=True)')
+    assert opening.endswith(f"torch.load({str(tmp_path / 'a.pth')!r}, weights_only=True)")
     assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize("name", [f"{'a' * 251}.npz", "a\"b'c\\d.npz"], ids=["as long as can be", "quotes"])
+def test_unusual_names(command, digits_run: Path, tmp_path: Path, name: str) -> None:
+    answer = command("convert", digits_run, "--to", "numpy", tmp_path / name)
+    assert answer.code == 0, answer.err
+    call = ast.parse(answer.out.splitlines()[-1].removeprefix("open it by").strip(), mode="eval").body
+    assert ast.literal_eval(call.args[0]) == str(tmp_path / name)
+    assert (tmp_path / name).is_file()
 
 
 def test_a_pth_is_the_state_dict_of_the_module(converted, digits_run: Path) -> None:
@@ -137,7 +147,7 @@ def test_onnx_takes_photos_and_gives_probabilities(command, digits_run: Path, tm
     assert float(difference.split()[2]) < 1e-5
     assert difference.endswith("of the largest probability, numpy against onnx")
     assert images.endswith("32 test images of the run")
-    assert opening.endswith(f'onnxruntime.InferenceSession("{there}")')
+    assert opening.endswith(f"onnxruntime.InferenceSession({str(there)!r})")
     imori.load(digits_run).export_onnx(tmp_path / "same.onnx")
     assert there.read_bytes() == (tmp_path / "same.onnx").read_bytes()
 

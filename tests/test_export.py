@@ -1,7 +1,6 @@
 """A file of ONNX: what it takes and gives, what it says of itself, and its life without imori."""
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -17,6 +16,7 @@ from imori import tree as t
 from imori.data import Preprocessing, open_photo
 from imori.errors import DataError, FrameworkMissing, ImoriError, RunError, WeightsError
 from imori.weights import Card, initial_weights, read_model
+from imori.weights.file import partial_of
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -160,7 +160,7 @@ def test_what_is_no_whole_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 def test_a_full_disk_leaves_the_old_file(file: Path) -> None:
     before = file.read_bytes()
-    (file.parent / f".{file.name}.{os.getpid()}.partial").symlink_to("/dev/full")
+    partial_of(file).symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"net\.onnx could not be written: No space left on device; free some space"):
         imori.export_onnx(file, weights_of(), CARD)
     assert file.read_bytes() == before

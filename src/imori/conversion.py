@@ -9,7 +9,9 @@ alone, are left out.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,9 +33,11 @@ from imori.train.metrics import averaged, softmax
 from imori.train.run import preprocessing_of
 from imori.weights import Card, restrict
 from imori.weights.ensemble import is_ensemble
-from imori.weights.file import path_of, remedy
+from imori.weights.file import partial_of, path_of, remedy
 from imori.weights.names import Weights
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The system's errors that a framework may hand on as text alone."""
 REAL, DRAWN = 32, 8
 """How many test images are compared, and how many random ones where a model has none."""
 
@@ -120,7 +124,7 @@ def convert(
             twin = made(to, {name: np.zeros_like(value) for name, value in weights.items()})
             found, values = target.answers(twin, beside, images), "logit"
         difference = _agreeing(expected, found, values, file)
-    return Conversion(file, to, reference, difference, values, described, opening.format(file))
+    return Conversion(file, to, reference, difference, values, described, opening.format(repr(str(file))))
 
 
 def _together(path: Path, file: Path, opening: str) -> Conversion:
@@ -132,7 +136,8 @@ def _together(path: Path, file: Path, opening: str) -> Conversion:
     with _placed(file) as beside:
         _save(lambda: model.export_onnx(beside), beside, file)
         difference = _agreeing(softmax(averaged(answers)), _from_photos(beside, pictures), "probability", file)
-    return Conversion(file, "onnx", model.framework_name, difference, "probability", described, opening.format(file))
+    opened = opening.format(repr(str(file)))
+    return Conversion(file, "onnx", model.framework_name, difference, "probability", described, opened)
 
 
 def _agreeing(expected: Array, found: Array, values: str, file: Path) -> float:
@@ -168,7 +173,7 @@ def _check_place(file: Path) -> None:
 @contextlib.contextmanager
 def _placed(file: Path) -> Iterator[Path]:
     """A path of the same name, in a folder beside; what is there takes its place at the end, if all went well."""
-    folder = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    folder = partial_of(file)
     try:
         folder.mkdir()
         yield folder / file.name
@@ -190,10 +195,16 @@ def _save(write: Callable[[], None], beside: Path, file: Path) -> None:
                     os.fsync(opened.fileno())
     except RunError as error:
         raise RunError(str(error).replace(str(beside), str(file))) from error
-    except (ImoriError, OSError):
+    except ImoriError:
         raise
     except Exception as error:  # each framework has its own errors of a full disk
-        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        if isinstance(error, OSError) and error.errno:
+            raise
+        for code in FULL:
+            if os.strerror(code) in str(error):
+                raise OSError(code, os.strerror(code)) from error
+        text = re.sub(r"\{\{.*?\}\} ?", "", str(error)).replace(str(beside), str(file))
+        said = f"{type(error).__name__}: {text}".splitlines()[0][:200]
         raise RunError(
             f"{file} could not be written ({said}); the disk may be full: free some space, or choose another place"
         ) from error

@@ -180,6 +180,6 @@ def test_a_full_disk_leaves_nothing(framework: str, model: Path, tmp_path: Path)
         with files_up_to(9_000), pytest.raises(RunError) as refusal:
             imori.convert(model, framework, out / f"net{end}")
         said = str(refusal.value)
-        assert said.startswith(f"{out / f'net{end}'} could not be written")
+        assert said.startswith(f"{out / f'net{end}'} could not be written: File too large; the system takes no file")
         assert "\n" not in said
         assert not list(out.iterdir())

@@ -275,7 +275,7 @@ def test_a_missing_tensor_is_named(saved: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 def test_a_full_disk_leaves_the_old_file(saved: Path) -> None:
     before = saved.read_bytes()
-    (saved.parent / f".{saved.name}.{os.getpid()}.partial").symlink_to("/dev/full")
+    weights_file.partial_of(saved).symlink_to("/dev/full")
     with pytest.raises(
         RunError, match=r"model\.safetensors could not be written: No space left on device; free some space, or choose"
     ):

@@ -40,6 +40,7 @@ FAMILIES = {
     "mobilenet_v2": {("torchvision", "mobilenet_v2"), ("timm", "mobilenet_v2"), ("keras", "mobilenet_v2")},
     "zfnet_gap": set(),
     "zfnet": {("torchvision", "alexnet")},  # the layers of AlexNet, with other filters
+    "deep_convnet": {("torchvision", "vgg")},  # as VGG's, fewer
 }
 
 

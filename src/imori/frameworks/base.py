@@ -9,8 +9,11 @@ Arrays at the boundary are NumPy's, images (N, C, H, W), already preprocessed.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -38,6 +41,7 @@ __all__ = [
     "Weights",
     "check_paths",
     "check_setup",
+    "quiet",
     "times",
     "weight_name",
 ]
@@ -99,7 +103,7 @@ class Framework(Protocol):
     def FORMS(self) -> Mapping[str, str]:  # noqa: N802
         """How the names of the files end that `save` writes, and how the framework's users open each; "" is a folder.
 
-        "{}" stands for the file's name.
+        {} stands for the file's name, as Python writes a text.
         """
         ...
 
@@ -153,6 +157,29 @@ class Framework(Protocol):
     def prepare(self, native: Native, setup: Setup) -> Step:
         """A training step that changes the model in place. ImoriError where the framework only predicts."""
         ...
+
+
+# --- importing -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, TensorFlow is imported without its log, unless the variable TF_CPP_MIN_LOG_LEVEL asks for one.
+
+    The variable, which is read once, quiets what TensorFlow logs later; what it logs before is written nowhere.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or sys.__stderr__ is None:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------

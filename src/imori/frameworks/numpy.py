@@ -36,7 +36,7 @@ from imori.weights.file import read_tensors, write_tensors
 from imori.weights.names import compare
 
 DTYPES = ("float32", "float64")
-FORMS = {".npz": 'numpy.load("{}")', ".safetensors": 'imori.load("{}")'}
+FORMS = {".npz": "numpy.load({})", ".safetensors": "imori.load({})"}
 Make: TypeAlias = Callable[[Node, list[e.Layer], Weights], e.Layer]
 CACHE = 2**20
 """Bytes of the largest map of as many images as the fast engine works on at a time."""

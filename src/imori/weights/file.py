@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -72,10 +73,15 @@ def path_of(what: str, value: object) -> Path:
     raise ImoriError(f"{what} is {value!r:.80}; it must be a path, as text or as a pathlib.Path")
 
 
+def partial_of(path: Path) -> Path:
+    """Where `path` is written before it takes its place: a short name, for its own may be as long as a name can be."""
+    return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.partial")
+
+
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` when the block ends well, and is gone if not."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside

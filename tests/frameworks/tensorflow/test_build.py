@@ -442,15 +442,19 @@ def test_a_copy_is_a_model_of_its_own() -> None:
 # --- importing --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "2"), ("0", "0")])
+@pytest.mark.parametrize(("given", "expected"), [(None, "2"), ("0", "0\nloud")])
 def test_the_log_is_quiet_unless_it_is_asked_for(given: str | None, expected: str, tmp_path: Path) -> None:
     stub = tmp_path / "tensorflow" / "__init__.py"
     stub.parent.mkdir()
-    stub.write_text("import os\nprint(os.environ['TF_CPP_MIN_LOG_LEVEL'])\nraise SystemExit(0)\n")
+    stub.write_text(
+        "import os\nprint(os.environ['TF_CPP_MIN_LOG_LEVEL'], flush=True)\nos.write(2, b'loud')\nraise SystemExit(0)\n"
+    )
     source = str(Path(imori.__file__).parents[1])
     path = os.pathsep.join([str(tmp_path), source])
     environment = {"PYTHONPATH": path, **({} if given is None else {"TF_CPP_MIN_LOG_LEVEL": given})}
-    code = "import os, sys\n" + ("os.environ.pop('TF_CPP_MIN_LOG_LEVEL', None)\n" if given is None else "")
+    code = "import os, sys\nos.dup2(1, 2)\n" + (
+        "os.environ.pop('TF_CPP_MIN_LOG_LEVEL', None)\n" if given is None else ""
+    )
     assert fresh(code + "import imori.frameworks.tensorflow", **environment) == expected
 
 

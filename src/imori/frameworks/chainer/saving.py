@@ -12,7 +12,7 @@ from imori.frameworks.base import Array
 from imori.frameworks.chainer.shims import chainer
 from imori.frameworks.chainer.weights import as_array, as_variable, running
 
-FORMS = {".npz": 'chainer.serializers.load_npz("{}", model)'}
+FORMS = {".npz": "chainer.serializers.load_npz({}, model)"}
 
 
 def save(native: chainer.Link, path: Path, about: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from imori.frameworks.flax.layers import Combinator, channels_last
 from imori.frameworks.flax.weights import exact, origin
 from imori.weights.file import FORM, read_tensors, write_tensors
 
-FORMS = {".safetensors": 'safetensors.flax.load_file("{}")'}
+FORMS = {".safetensors": "safetensors.flax.load_file({})"}
 SAVED = nnx.Any(nnx.Param, nnx.BatchStat)
 """The variables that are weights: all but the counts of random streams."""
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from imori.errors import FrameworkMissing, ImoriError
+from imori.frameworks.base import quiet
 
 EXTRAS = {"tensorflow": "keras", "jax": "flax", "torch": "torch"}
 """The backends that can train, and the extra that installs each."""
@@ -42,7 +43,8 @@ def _check_backend() -> None:
 if "keras" not in sys.modules:
     _check_backend()
 
-import keras  # noqa: E402
+with quiet():
+    import keras
 from keras import ops  # noqa: E402
 
 DOUBLE = {"tensorflow"}

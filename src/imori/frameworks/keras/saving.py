@@ -18,8 +18,8 @@ from imori.frameworks.keras.backend import placed
 from imori.frameworks.keras.model import Plan
 
 FORMS = {
-    ".keras": 'keras.saving.load_model("{}")',
-    ".weights.h5": 'model.load_weights("{}")',
+    ".keras": "keras.saving.load_model({})",
+    ".weights.h5": "model.load_weights({})",
 }
 
 

@@ -12,7 +12,7 @@ from imori.frameworks.base import Array
 from imori.frameworks.onnx.graph import describe
 from imori.frameworks.onnx.runtime import OnnxModel, session
 
-FORMS = {".onnx": 'onnxruntime.InferenceSession("{}")'}
+FORMS = {".onnx": "onnxruntime.InferenceSession({})"}
 
 
 def save(native: OnnxModel, path: Path, about: Mapping[str, str]) -> None:

@@ -11,13 +11,14 @@ batches of any size, and for images of any size if no layer is bound to one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
-import tensorflow as tf
+from imori.frameworks.base import quiet
+
+with quiet():
+    import tensorflow as tf
 
 from imori import tree as t
 from imori.errors import ImoriError, TreeError

@@ -11,7 +11,7 @@ import tensorflow as tf
 from imori.frameworks.base import Array
 from imori.frameworks.tensorflow.modules import Network, as_array, as_batch, computing
 
-FORMS = {"": 'tf.saved_model.load("{}").signatures["serving_default"]'}
+FORMS = {"": 'tf.saved_model.load({}).signatures["serving_default"]'}
 
 
 def save(native: Network, path: Path, about: Mapping[str, str]) -> None:

@@ -18,9 +18,9 @@ from imori.shapes import flat
 from imori.weights.file import FORM, read_tensors, write_tensors
 
 FORMS = {
-    ".pth": 'torch.load("{}", weights_only=True)',
-    ".safetensors": 'safetensors.torch.load_file("{}")',
-    ".pt2": 'torch.export.load("{}").module()',
+    ".pth": "torch.load({}, weights_only=True)",
+    ".safetensors": "safetensors.torch.load_file({})",
+    ".pt2": "torch.export.load({}).module()",
 }
 
 
