@@ -5,21 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from imori import tree as t
-from imori.errors import NameUnknown
+from imori.errors import NameUnknown, WeightsError
 from imori.shapes import Shape, resolve
-from imori.weights.file import Card, card_of, fitting, read_saved, read_tensors
+from imori.weights.file import Card, card_of, fitting, read_saved, read_tensors, remade
 from imori.weights.keras import read_keras
 from imori.weights.names import Weights
+from imori.weights.native import ENDS
 from imori.weights.onnx import read_onnx
 from imori.weights.published import SHAPE, read_published
 from imori.weights.tables import PUBLISHERS
 
+OTHERS = tuple(end for end in ENDS if end not in (".safetensors", ".onnx"))
+"""How the names of files end that are read by `imori convert` alone."""
 SOURCES = ("imori", *PUBLISHERS)
 
 
 def read_model(path: str | Path) -> tuple[Weights, Card]:
     """The weights of a model.safetensors or a .onnx of imori's (checked against its own tree), and what it says."""
     path = Path(path)
+    if path.name.lower().endswith(OTHERS) and path.exists():
+        raise WeightsError(f"{path} is a file of another framework's; {remade(path)}")
     return read_onnx(path) if path.suffix == ".onnx" else read_saved(path)
 
 
