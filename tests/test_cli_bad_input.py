@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import shlex
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from imori import frameworks
+from imori.weights import read_model, save_model
 from imori.weights.file import read_tensors, save_tensors
 
 SHORT = ("--model", "lenet", "--framework", "numpy", "--iterations", 1, "-b", 4)
@@ -285,6 +288,21 @@ def test_a_model_file_with_damaged_preprocessing(
     arguments = flags.get(command_name, (command_name, file, photos("pets", cat=2, dog=2)))
     named = run / "last.safetensors" if command_name == "resume" else file
     command(*arguments).refuses(f"error: {named}: ", mention)
+
+
+@pytest.mark.parametrize("name", ["a b.keras", "c.npz", "d.pth"])
+def test_a_file_of_another_framework(command, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"whatever it is")
+    remedy = f"imori convert {shlex.quote(str(tmp_path / name))} --to numpy model.safetensors"
+    command("predict", tmp_path / name, tmp_path).refuses("is a file of another framework's", remedy)
+
+
+def test_a_model_without_preprocessing(command, digits_run: Path, tmp_path: Path) -> None:
+    weights, card = read_model(digits_run / "model.safetensors")
+    save_model(tmp_path / "published.safetensors", weights, replace(card, preprocessing={}))
+    said = ("published.safetensors does not say how a photo becomes the network's input", "imori.read_weights")
+    command("predict", tmp_path / "published.safetensors", tmp_path).refuses(*said)
+    command("train", "digits", "--weights", tmp_path / "published.safetensors").refuses(*said)
 
 
 def test_a_model_file_of_others(command, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import get_args
 import pytest
 
 import imori
-from imori import cli
+from imori import cli, frameworks
 from imori.cli import COMMANDS, HELP, parser
+from imori.cli.training import FRAMEWORKS, SCHEDULES
 from imori.cli.training import OPTIMIZERS as OFFERED
-from imori.cli.training import SCHEDULES
 from imori.optimizers import OPTIMIZERS
 from imori.train.recipe import Recipe, Schedule
 
@@ -152,6 +152,10 @@ def test_examples_in_the_help_can_be_read(line: str) -> None:
 def test_every_command_has_examples() -> None:
     for name in COMMANDS:
         assert sum(line.startswith(f"imori {name}") for line in written_commands()) >= 2
+
+
+def test_every_framework_that_trains_is_in_the_help() -> None:
+    assert tuple(name for name in frameworks.names() if name not in frameworks.PREDICTING) == FRAMEWORKS
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------------

@@ -325,7 +325,7 @@ def test_a_place_that_cannot_be_written_is_named_with_what_helps(tmp_path: Path)
         ("file/in/m.safetensors", "file is a file where a folder should be: choose another place"),
         ("folder", "a folder stands in its place: choose another name"),
         ("n" * 300, "File name too long; choose a shorter name"),
-        ("n" * 245, "File name too long; choose a shorter name"),
+        ("n" * 256, "File name too long; choose a shorter name"),
     ):
         with pytest.raises(RunError, match=rf"{place} could not be written: .*{sentence}$"):
             save_model(tmp_path / place, some_weights(), CARD)

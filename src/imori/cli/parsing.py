@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 
 from imori.errors import ImoriError
 
+DEVICES = "auto, cpu, or a GPU as the framework calls it: cuda, cuda:1, mps, gpu:0 (default: auto)"
+"""The help of --device."""
+
 
 class UsageError(ImoriError, ValueError):
     """A command, a flag or a value that the command line does not know."""
@@ -48,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def machine(self) -> None:
         """The flags of the commands that compute on photos."""
-        self.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (default: auto)")
+        self.add_argument("--device", default="auto", metavar="NAME", help=DEVICES)
         self.add_argument(
             "--strict", action="store_true", help="stop at a photo that cannot be read; else leave it out"
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from imori.cli.parsing import Parser, class_weights, number, size, whole
+from imori.cli.parsing import DEVICES, Parser, class_weights, number, size, whole
 
 if TYPE_CHECKING:
     from imori.train import Run
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
+FRAMEWORKS = ("torch", "keras", "tensorflow", "flax", "chainer", "numpy")
+"""That train; written here too, for the help is there at once."""
 SCHEDULES = ("constant", "step", "cosine", "onecycle")
 
 
@@ -50,7 +52,7 @@ def _network(parser: Parser) -> None:
     add("--model", metavar="NAME", help="imori models lists them; or my_net.py:function (default: resnet18)")
     add("--variant", metavar="NAME", help="a published form of it, as paper (default: imori's own)")
     add("--width", type=number, metavar="X", help="multiplies the filters of mobilenet_v1 and mobilenet_v2")
-    add("--framework", metavar="NAME", help="torch or numpy (default: torch where it is installed)")
+    add("--framework", metavar="NAME", help=f"{', '.join(FRAMEWORKS)} (default: the first that is installed)")
     add("--engine", metavar="NAME", help="of numpy: fast, or plain, which is written to be read (default: fast)")
     add(
         "--weights",
@@ -119,7 +121,7 @@ def _files(parser: Parser) -> None:
 
 def _machine(parser: Parser) -> None:
     add = parser.add_argument_group("this machine").add_argument
-    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (default: auto)")
+    add("--device", default="auto", metavar="NAME", help=DEVICES)
     add("-j", "--workers", type=whole, metavar="N", help="threads that load photos (default: one a core)")
     add("--strict", action="store_true", help="stop at a photo that cannot be read (default: leave it out)")
 

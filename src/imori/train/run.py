@@ -201,7 +201,12 @@ class Run:
 
 
 def preprocessing_of(card: Card, file: Path) -> Preprocessing:
-    """How a model file makes a photo its network's input. WeightsError, which names the file, where it is damaged."""
+    """How a model file makes a photo its network's input. WeightsError, which names the file, where it does not say."""
+    if not card.preprocessing:
+        raise WeightsError(
+            f"{file} does not say how a photo becomes the network's input, as nothing made of a publisher's weights"
+            " does; from Python, build it by imori.read_weights and imori.build, and feed it what its publisher does"
+        )
     try:
         made = Preprocessing.from_data(card.preprocessing)
     except DataError as error:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import struct
 import zlib
 from collections import Counter
@@ -204,10 +205,15 @@ def read_card(path: str | Path) -> Card:
 def _check_form(path: Path, metadata: Mapping[str, str]) -> None:
     """WeightsError for a file that `imori convert` wrote for another framework's users."""
     if "imori" in metadata and (form := metadata.get(FORM)):
-        raise WeightsError(
-            f"{path} was written for {form}; make a model.safetensors of it by: imori convert {path} --to numpy"
-            " model.safetensors"
-        )
+        raise WeightsError(f"{path} was written for {form}; {remade(path)}")
+
+
+def remade(path: Path) -> str:
+    """How a file for a framework's users becomes one of imori's."""
+    return (
+        f"make a model.safetensors of it by: imori convert {shlex.quote(str(path))} --to numpy model.safetensors"
+        " (imori convert --help says more)"
+    )
 
 
 def fitting(weights: Weights, root: Node, path: Path) -> Weights:

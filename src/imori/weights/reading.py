@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from imori import tree as t
-from imori.errors import NameUnknown
+from imori.errors import NameUnknown, WeightsError
 from imori.shapes import Shape, resolve
 from imori.weights.ensemble import members_of
-from imori.weights.file import ENSEMBLE, Card, card_of, fitting, model_tensors, read_tensors
+from imori.weights.file import ENSEMBLE, Card, card_of, fitting, model_tensors, read_tensors, remade
 from imori.weights.keras import read_keras
 from imori.weights.names import Weights
+from imori.weights.native import ENDS
 from imori.weights.onnx import onnx_tensors
 from imori.weights.published import SHAPE, read_published
 from imori.weights.tables import PUBLISHERS
 
+OTHERS = tuple(end for end in ENDS if end not in (".safetensors", ".onnx"))
+"""How the names of files end that are read by `imori convert` alone."""
 SOURCES = ("imori", *PUBLISHERS)
 
 
@@ -37,6 +40,8 @@ def read_members(path: str | Path) -> list[tuple[Weights, Card]]:
 
 
 def _stored(path: Path) -> tuple[Weights, dict[str, str]]:
+    if path.name.lower().endswith(OTHERS) and path.exists():
+        raise WeightsError(f"{path} is a file of another framework's; {remade(path)}")
     return onnx_tensors(path) if path.suffix == ".onnx" else model_tensors(path)
 
 
