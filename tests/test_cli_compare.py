@@ -37,6 +37,7 @@ def test_a_row_for_each_framework(command, digits_run: Path) -> None:
     assert "of 1 for 2 images in float32" in said
 
 
+@pytest.mark.slow
 def test_json_has_every_figure(command, digits_run: Path) -> None:
     answer = command("compare", digits_run, "--frameworks", "numpy,torch", "--json", "--layers", *QUICK)
     assert answer.code == 0, answer.err
@@ -55,6 +56,7 @@ def test_json_has_every_figure(command, digits_run: Path) -> None:
     assert max(torch["layers"].values()) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_first_layer_that_differs_is_named(command, monkeypatch, digits_run: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WRONG_TORCH)
     search = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
@@ -84,6 +86,7 @@ def test_a_framework_that_fails_has_a_reason(command, monkeypatch, digits_run: P
         imori.compare(digits_run, ["torch", "numpy"], rounds=1)
 
 
+@pytest.mark.slow
 def test_a_name_of_the_catalogue_has_random_weights() -> None:
     ours, theirs = imori.compare("lenet", ["numpy", "torch"], classes=3, size=28, batch=2, rounds=1)
     assert ours.float64 == 0

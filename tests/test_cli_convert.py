@@ -524,7 +524,7 @@ OF = {
 }
 
 
-HEAVY = ("keras", "tensorflow", "flax")
+HEAVY = ("keras", "tensorflow", "flax", "torch", "chainer")
 
 
 @pytest.mark.parametrize(

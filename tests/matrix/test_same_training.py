@@ -42,7 +42,7 @@ def trained(name: str, framework: str, out: Path) -> dict[str, Array]:
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["lenet", pytest.param("resnet_mnist_plain", marks=pytest.mark.slow)])
 def test_the_same_recipe_and_seed_give_the_same_losses(matrix: Any, name: str, peer: str, tmp_path: Path) -> None:
     ours = trained(name, peer, tmp_path / peer)["losses"]
     tree, what = imori.model(name, 10, 1), f"{STEPS} steps by {RECIPES[name]}"

@@ -419,6 +419,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, small: Small, form: str) ->
         refused(path, small("resnet"), "cannot be read as a .keras, .weights.h5 or .h5 of Keras")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [named, legacy])
 def test_changed_bytes_are_refused_or_are_values(tmp_path: Path, small: Small, write: Callable[..., None]) -> None:
     tree = small("resnet")
