@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imori.data import PixelArrays, Preprocessing, open_splits, statistics
+from imori.data import preprocessing as module
 from imori.data.preprocessing import INTERPOLATIONS
 from imori.errors import DataError
 
@@ -49,6 +50,19 @@ def test_the_usual_share_is_the_usual_crop() -> None:
     photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8))
     kept = Preprocessing((224, 224), share=0.875).pixels(photo)
     assert np.array_equal(kept, np.asarray(photo.crop((16, 16, 240, 240))))
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("shape", [(90, 33), (33, 90), (61, 33), (60, 33), (90, 10), (21, 21)])
+def test_pixels_are_the_same_by_every_release_of_pillow(
+    monkeypatch: pytest.MonkeyPatch, interpolation: str, shape: tuple[int, int]
+) -> None:
+    """The passes in the order of the older releases' code are those of Pillow 13, where that is there."""
+    photo = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    how = Preprocessing((20, 13), share=0.8, interpolation=interpolation)
+    found = how.pixels(photo)
+    monkeypatch.setattr(module, "PILLOW", 12)
+    assert np.array_equal(how.pixels(photo), found)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
