@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imori.data import PixelArrays, Preprocessing, open_splits, statistics
+from imori.data import preprocessing as module
 from imori.data.preprocessing import INTERPOLATIONS, RESIZES
 from imori.errors import DataError
 
@@ -75,6 +76,19 @@ def test_torchvision_cuts_a_shape_too() -> None:
     assert how.box(401, 200) == (100, 50, 300, 150)
     assert how.box(403, 200) == (102, 50, 302, 150) == how.box(405, 200), "half a pixel goes to the even side"
     assert how.box(800, 405) == pytest.approx((200, 51 * 405 / 202, 600, 151 * 405 / 202))
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("shape", [(90, 33), (33, 90), (61, 33), (60, 33), (90, 10), (21, 21)])
+def test_pixels_are_the_same_by_every_release_of_pillow(
+    monkeypatch: pytest.MonkeyPatch, interpolation: str, shape: tuple[int, int]
+) -> None:
+    """The passes in the order of the older releases' code are those of Pillow 13, where that is there."""
+    photo = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    how = Preprocessing((20, 13), share=0.8, interpolation=interpolation)
+    found = how.pixels(photo)
+    monkeypatch.setattr(module, "PILLOW", 12)
+    assert np.array_equal(how.pixels(photo), found)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)

@@ -16,7 +16,7 @@ from PIL import Image, ImageStat
 
 from imori.data.images import Array
 from imori.data.photos import in_channels
-from imori.data.preprocessing import INTERPOLATIONS, Preprocessing
+from imori.data.preprocessing import INTERPOLATIONS, Preprocessing, resized
 from imori.errors import RecipeError
 
 ASPECT = 4 / 3
@@ -98,7 +98,7 @@ class Augmentation:
             right, down = (self.shift * (2 * draw[4:6] - 1) * (width, height)).tolist()
             picture, motion = _scaled(image, box, preprocessing, right, down, self.rotate * (2 * draw[6] - 1))
         else:
-            picture = image.resize((width, height), INTERPOLATIONS[preprocessing.interpolation], box)
+            picture = resized(image, (width, height), INTERPOLATIONS[preprocessing.interpolation], box)
         if self.colour:
             picture = _recoloured(picture, *(1 + self.colour * (2 * draw[7:10] - 1)).tolist())
         if motion is not None:
@@ -153,7 +153,7 @@ def _scaled(
         left, top, right_most, bottom = box
     across, along = max(1, round((right_most - left) / scale_x)), max(1, round((bottom - top) / scale_y))
     method = INTERPOLATIONS[preprocessing.interpolation]
-    small = image.resize((across, along), method, (left, top, right_most, bottom))
+    small = resized(image, (across, along), method, (left, top, right_most, bottom))
     into_small = np.diag([across / (right_most - left), along / (bottom - top), 1]) @ _shift(-left, -top)
     return small, tuple((into_small @ into_image)[:2].ravel().tolist())
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from imori.data.images import Array, Images
@@ -23,6 +24,7 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 """Pillow's filters; all but "nearest" average over the pixels that one output pixel covers (antialiasing)."""
+PILLOW = int(PIL.__version__.partition(".")[0])
 RESIZES = ("crop", "torchvision", "stretch")
 ORDERS = ("rgb", "bgr")
 MAX_SIZE = 8192
@@ -135,7 +137,7 @@ class Preprocessing:
     def pixels(self, image: Image.Image) -> Array:
         """Any Pillow image -> uint8 (height, width, channels): converted and resized, before numbers are changed."""
         image = in_channels(image, self.channels)
-        small = image.resize(self.size[::-1], INTERPOLATIONS[self.interpolation], self.box(*image.size))
+        small = resized(image, self.size[::-1], INTERPOLATIONS[self.interpolation], self.box(*image.size))
         return np.asarray(small).reshape(*self.size, self.channels)
 
     def normalise(self, pixels: Array, dtype: str = "float32") -> Array:
@@ -153,6 +155,21 @@ class Preprocessing:
     def __call__(self, image: Image.Image) -> Array:
         """Any Pillow image -> float32 (channels, height, width)."""
         return self.normalise(self.pixels(image))
+
+
+def resized(
+    image: Image.Image, size: tuple[int, int], method: Image.Resampling, box: tuple[float, float, float, float]
+) -> Image.Image:
+    """A part of an image at another size (width, height), in the same pixels whatever release of Pillow is there.
+
+    Pillow resizes along the rows, rounds, then along the columns, and rounds. Since Pillow 13 it begins with the
+    columns where the height shrinks by much more than the width; before, it is made to.
+    """
+    (wide, high), (width, height) = image.size, size
+    if PILLOW < 13 and method != Image.Resampling.NEAREST and high > height and high - height > 2 * (wide - width):
+        image = image.resize((wide, height), method, (0, box[1], wide, box[3]))
+        box = (box[0], 0, box[2], height)
+    return image.resize(size, method, box)
 
 
 def statistics(

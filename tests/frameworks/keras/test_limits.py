@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -203,3 +204,21 @@ def test_formulas_of_optimizers() -> None:
     sgd = keras.optimizers.SGD(momentum=0.9)
     assert stepped(sgd, 1.0, (0.1, 0.01)) == pytest.approx(-0.2), "the velocity keeps the rate that it was made by"
     assert stepped(keras.optimizers.Adam(epsilon=1e-8), 1e-8, (1.0,)) == pytest.approx(-0.0307, abs=1e-3)
+
+
+FULL_DISK = """
+import resource, sys, h5py, numpy as np
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))
+try:
+    with h5py.File(sys.argv[1], "w") as file:
+        for i in range(20):
+            file[f"{i}/a"] = np.zeros(100)
+except Exception:
+    print("caught", flush=True)
+"""
+
+
+def test_full_disk_in_hdf5(tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="this system has no limits on files")
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path / "a.h5"], capture_output=True, check=False)
+    assert b"Exception ignored in" in done.stderr, "whether or not the process then crashes"

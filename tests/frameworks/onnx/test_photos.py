@@ -74,12 +74,3 @@ def test_grey_values_are_pillows() -> None:
     how = Preprocessing((512, 512), 1, "stretch", scale=1.0)
     expected = np.asarray(Image.fromarray(pixels[0]).convert("L"))
     np.testing.assert_array_equal(inside(how)(pixels)[0, 0], expected)
-
-
-def test_before_pillow_13_rows_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    tall = Image.fromarray(noise(300, 60)[0])
-    how = Preprocessing((40, 40), resize="stretch", interpolation="lanczos", scale=1.0)
-    monkeypatch.setattr(photos, "PILLOW", 12)
-    found = inside(how)(np.asarray(tall)[None])[0].transpose(1, 2, 0)
-    lanczos = Image.Resampling.LANCZOS
-    np.testing.assert_array_equal(found, tall.resize((40, 300), lanczos).resize((40, 40), lanczos))

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,26 @@ def test_dropout_from_the_global_generator() -> None:
 def test_nesterov_without_momentum() -> None:
     with pytest.raises(ValueError, match="Nesterov momentum requires a momentum"):
         torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1, momentum=0.0, nesterov=True)
+
+
+FULL_DISK = """
+import resource, sys, torch
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+program = torch.export.export(torch.nn.ReLU(), (torch.ones(1),))
+try:
+    torch.export.save(program, sys.argv[1])
+except RuntimeError as error:
+    assert "space" not in str(error) and "File too large" not in str(error)
+    print("caught", flush=True)
+"""
+
+
+def test_full_disk_while_exporting(tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="this system has no limits on files")
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path / "a.pt2"], capture_output=True, check=False)
+    assert done.stdout == b"caught\n"
+    assert b"terminate called" in done.stderr
+    assert done.returncode < 0, "a signal ended it, though the error was caught"
 
 
 def test_short_floats_on_gpus() -> None:

@@ -2,10 +2,10 @@
 
 ONNX has an antialiased `Resize`, but ONNX Runtime's is neither Pillow's at the edges nor for a part of a photo (see
 docs/limits.md). So a photo is multiplied by two matrices, as Pillow does it: along its rows, rounded to grey levels,
-then along its columns, rounded again; since Pillow 13 the other way round where its height shrinks much more than its
-width, and the file does as the Pillow that is there when it is written. The matrices are computed where the graph runs,
-in float64, by the formulas of Pillow's Resample.c, their numbers rounded to 22 bits behind the point as there. The
-resized photo is Pillow's, bit for bit.
+then along its columns, rounded again; the other way round where its height shrinks much more than its width, as
+`data.preprocessing.resized` has it. The matrices are computed where the graph runs, in float64, by the formulas of
+Pillow's Resample.c, their numbers rounded to 22 bits behind the point as there. The resized photo is Pillow's, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import math
 from typing import TypeAlias
 
 import numpy as np
-import PIL
 
 from imori.data import Preprocessing
 from imori.frameworks.onnx.formula import Formula, Value
@@ -23,8 +22,6 @@ from imori.frameworks.onnx.graph import Graph
 SUPPORT = {"box": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 """How far each filter reaches, in pixels of the smaller of both images."""
 BITS = 22
-PILLOW = int(PIL.__version__.partition(".")[0])
-"""The release whose order of passes a file has."""
 Span: TypeAlias = tuple[Value, Value]
 """Where what is kept of an axis begins and ends, in pixels."""
 LUMA = (19595, 38470, 7471)
@@ -71,8 +68,6 @@ def _resized(f: Formula, photos: Value, how: Preprocessing) -> Value:
     across = _shares(f, wide, columns, how.size[1], how.interpolation).transpose(1, 0)
     down = _shares(f, high, rows, how.size[0], how.interpolation)
     x = photos.to("float64")
-    if PILLOW < 13:
-        return _rows_first(x, across, down)
     higher = high - how.size[0]
     tall = (higher > 0) & (higher > (wide - how.size[1]) * 2)
     return f.either(tall, _columns_first, _rows_first, x, across, down)

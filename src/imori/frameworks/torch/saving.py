@@ -43,7 +43,7 @@ def save(native: nn.Module, path: Path, about: Mapping[str, str]) -> None:
 
 
 def _in_memory(write: Callable[..., None], *values: Any, **options: Any) -> bytes:
-    """What torch would write. Where the disk is full it would abort the process: its writer throws when destroyed."""
+    """What torch would write. Where the disk is full, its writer throws when destroyed, which ends the process."""
     buffer = io.BytesIO()
     write(*values, buffer, **options)
     return buffer.getvalue()
