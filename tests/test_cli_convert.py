@@ -402,6 +402,17 @@ def test_a_graph_with_another_preprocessing_is_refused(refused, digits_run: Path
     refused(digits_run, "onnx", "a.onnx", "opened again, it gives another probability, by ")
 
 
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """The handlers of a process that nothing is said to: one that a shell began in the background ignores Ctrl-C."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing(command, digits_run: Path, tmp_path: Path, monkeypatch, number: int) -> None:
     from imori.frameworks import numpy as target
