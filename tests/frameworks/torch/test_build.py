@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -426,3 +427,14 @@ def test_it_exports_with_any_size(name: str, channels: int) -> None:
 def test_a_net_bound_to_its_size_exports_at_no_other() -> None:
     with pytest.raises(Exception, match=r"height.*(specialized|constant|32)"):
         exported("lenet", (1, 32, 32), {0: Dim("batch"), 2: Dim("height")})
+
+
+def test_threads_that_predict_do_not_disturb_each_other() -> None:
+    tree = imori.model("mobilenet_v2", classes=3, width=0.25)
+    native = imori.build(tree, (3, 32, 32), "torch", seed=0)
+    images = np.random.default_rng(0).standard_normal((4, 3, 32, 32), dtype=np.float32)
+    alone, before = imori.logits(native, images), imori.dump_weights(native)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: imori.logits(native, images), range(24)))
+    assert all(np.abs(one - alone).max() <= 1e-5 * np.abs(alone).max() for one in found)
+    assert all(np.array_equal(before[name], value) for name, value in imori.dump_weights(native).items())

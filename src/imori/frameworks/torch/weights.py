@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -84,16 +85,24 @@ class AsImages:
         return batch.contiguous(memory_format=torch.channels_last) if self.last and batch.ndim == 4 else batch
 
 
+MODES = threading.RLock()
+"""Held while the modes of modules are other than their owner left them."""
+
+
 @contextlib.contextmanager
 def evaluating(native: nn.Module) -> Iterator[None]:
-    """Inside, the module is in evaluation; the mode of every submodule is left as it was."""
-    modes = [(module, module.training) for module in native.modules()]
-    native.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    """Inside, the module is in evaluation; the mode of every submodule is left as it was.
+
+    One thread after the other: none may give the mode back while another still computes.
+    """
+    with MODES:
+        modes = [(module, module.training) for module in native.modules()]
+        native.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 @contextlib.contextmanager
