@@ -51,6 +51,7 @@ NET = Chain(
 )
 
 
+WORKERS = numpy_framework.workers
 FACES = {"plain": ("plain", 1), "fast": ("fast", 1), "fast-two-workers": ("fast", 2)}
 face = ""
 
@@ -60,7 +61,7 @@ def engine_of_the_tests(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     """Every test here runs on the plain engine, and on the fast one with one worker and with two."""
     name, workers = request.param
     monkeypatch.setattr(sys.modules[__name__], "face", name)
-    monkeypatch.setattr(numpy_framework, "workers", lambda: workers)
+    monkeypatch.setattr(numpy_framework, "workers", lambda macs: workers)
 
 
 def random_weights(tree: Tree, shape: Shape = INPUT, seed: int = 0, dtype: str = "float64") -> Weights:
@@ -448,3 +449,8 @@ def test_a_small_network_and_the_fast_engine_keep_to_one_thread_of_blas(
     frameworks.logits(native, np.random.default_rng(0).standard_normal((1, 3, 9, 8)))
     assert seen == ({threads} if threads else before if face == "plain" else {1})
     assert blas_threads() == before
+
+
+def test_a_tiny_network_has_one_worker() -> None:
+    with numpy_framework._BLAS.limit(limits=2, user_api="blas"):
+        assert [WORKERS(macs) for macs in (numpy_framework.TINY - 1, numpy_framework.TINY)] == [1, 2]

@@ -43,6 +43,8 @@ CACHE = 2**20
 SMALL = 2**26
 """Multiply-accumulates of one image. A network of fewer keeps to one of BLAS's threads: its products are so short that
 the threads would wait for each other longer than they work, and many times as long on a machine that is busy."""
+TINY = 2**21
+"""The same of a network that the fast engine gives one worker: two would wait for the interpreter, and be slower."""
 
 _BLAS = ThreadpoolController()
 
@@ -68,16 +70,18 @@ def build(root: Node, weights: Weights, dtype: str, device: str, engine: str = "
     own = {name: np.array(value, dtype, order="C") for name, value in weights.items()}
     body = _layer(root, own, layers, _fast if engine == "fast" else _plain)
     nodes = list(flat(root))
+    macs = sum(node.macs for node in nodes)
     if engine == "plain":
-        small = sum(node.macs for node in nodes) < SMALL
-        return e.Network(body, layers, dtype, InputCheck(root), threads=1 if small else None)
+        return e.Network(body, layers, dtype, InputCheck(root), threads=1 if macs < SMALL else None)
     largest = max(math.prod(node.output) for node in nodes) * np.dtype(dtype).itemsize
     room = max(CACHE, sum(array.nbytes for array in own.values()))
-    return fast.FastNetwork(body, layers, dtype, InputCheck(root), workers(), max(1, room // largest))
+    return fast.FastNetwork(body, layers, dtype, InputCheck(root), workers(macs), max(1, room // largest))
 
 
-def workers() -> int:
-    """How many threads BLAS has been given, and the fast engine has in its place."""
+def workers(macs: int) -> int:
+    """How many workers the fast engine has: one, or as many as the threads that BLAS has been given."""
+    if macs < TINY:
+        return 1
     return max((info["num_threads"] for info in _BLAS.info() if info["user_api"] == "blas"), default=1)
 
 
