@@ -159,12 +159,10 @@ def clip(gradients: list[Array], longest: float) -> None:
 def update_in_place(
     optimizer: Optimizer, weight: Array, gradient: Array, slots: Slots, rate: float, time: int, decayed: bool
 ) -> None:
-    """The optimizer's formula, which works on each value by itself, a chunk at a time; all arrays are contiguous."""
-    weight, gradient = weight.reshape(-1), gradient.reshape(-1)
-    lines = {slot: array.reshape(-1) for slot, array in slots.items()}
+    """The optimizer's formula, which works on each value by itself, a chunk at a time; all arrays are flat."""
     for first in range(0, weight.size, CHUNK):
         part = slice(first, first + CHUNK)
-        memory = {slot: line[part] for slot, line in lines.items()}
+        memory = {slot: line[part] for slot, line in slots.items()}
         weight[part], updated = optimizer.update(weight[part], gradient[part], memory, rate, time, decayed)
-        for slot, line in lines.items():
+        for slot, line in slots.items():
             line[part] = updated[slot]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -70,7 +69,7 @@ class Layer:
 
     def give(self, role: str, gradient: Array) -> None:
         """Stores the gradient by one weight in the weight's own shape."""
-        self.gradients[role] = np.ascontiguousarray(gradient).reshape(self.weights[role].shape)
+        self.gradients[role] = gradient.reshape(self.weights[role].shape)
 
 
 def rows(x: Array) -> Array:

@@ -13,7 +13,7 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -29,6 +29,7 @@ from imori.weights.names import Weights, compare, weight_name
 
 Array: TypeAlias = npt.NDArray[Any]
 Native: TypeAlias = Any
+Each: TypeAlias = Callable[[Callable[[str], None], Iterable[str]], None]
 
 __all__ = [
     "Array",
@@ -259,10 +260,23 @@ def check_paths(paths: Sequence[str], known: Collection[str]) -> None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
+def in_turn(task: Callable[[str], None], names: Iterable[str]) -> None:
+    """task(name) for every name, one after the other."""
+    for name in names:
+        task(name)
+
+
+def line(array: Array, like: Array) -> Array:
+    """The values of `array` one after the other, as they lie in the memory of `like`: a view where both lie alike."""
+    order = sorted(range(like.ndim), key=lambda axis: -int(like.strides[axis]))
+    return array.transpose(order).reshape(-1)
+
+
 class Memory:
     """An optimizer and its memory between steps, where the weights are arrays that can be changed in place.
 
-    `weights` are those that train: the model's own arrays, contiguous. `xp` is their module: numpy, or one like it.
+    `weights` are those that train: the model's own arrays, contiguous in any order of their axes. `xp` is their module:
+    numpy, or one like it.
     """
 
     def __init__(self, setup: Setup, weights: Weights, xp: Any = np) -> None:
@@ -272,17 +286,21 @@ class Memory:
             name: {slot: xp.zeros_like(array) for slot in setup.optimizer.slots} for name, array in weights.items()
         }
 
-    def update(self, gradients: Weights, rate: float) -> None:
-        """One update of every weight by its gradient, after clipping."""
+    def update(self, gradients: Weights, rate: float, each: Each = in_turn) -> None:
+        """One update of every weight by its gradient, after clipping; `each` does a task for every name."""
         setup = self._setup
         if setup.clip is not None:
             clip(list(gradients.values()), setup.clip)
         self._time += 1
-        for name, weight in self._weights.items():
+
+        def one(name: str) -> None:
+            weight = self._weights[name]
+            memory = {slot: line(array, weight) for slot, array in self._slots[name].items()}
             multiplied, decayed = rate * setup.rates.get(name, 1.0), name in setup.decayed
-            update_in_place(
-                setup.optimizer, weight, gradients[name], self._slots[name], multiplied, self._time, decayed
-            )
+            values, slopes = line(weight, weight), line(gradients[name], weight)
+            update_in_place(setup.optimizer, values, slopes, memory, multiplied, self._time, decayed)
+
+        each(one, self._weights)
 
     def _arrays(self) -> Weights:
         return {f"{name}/{slot}": array for name, own in self._slots.items() for slot, array in own.items()}

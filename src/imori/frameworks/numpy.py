@@ -285,7 +285,7 @@ class NumpyStep:
             loss, logits = self._learn(images, targets, weights)
             if math.isfinite(loss):
                 gradients = {name: layer.gradients[role] for name, (layer, role) in self._trained.items()}
-                self._memory.update(gradients, float(rate))
+                self._memory.update(gradients, float(rate), self._native.each)
         return loss, np.ascontiguousarray(logits)
 
     def _learn(self, images: Array, targets: Array, weights: Array) -> tuple[float, Array]:

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from imori.engine.fast.team import Team, run, share
+from imori.engine.fast.team import Team, each, run, share
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -56,3 +56,18 @@ def test_parts_differ_by_one_at_most() -> None:
             assert sum(sizes) == count
             assert max(sizes) - min(sizes) <= 1
             assert min(sizes) > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_every_item_is_done_once(workers: int) -> None:
+    done: list[int] = []
+    each(done.append, range(100), workers)
+    assert sorted(done) == list(range(100))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_item_that_fails_is_told(workers: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        each(lambda item: 1 // item and None, [1, 2, 0, 3], workers)
+    with pytest.raises(IndexError):
+        each(lambda item: [][item], [1, 2], workers)

@@ -23,7 +23,7 @@ import numpy as np
 
 from imori.engine import conv as plain
 from imori.engine.fast import columns, depthwise, pointwise, rows, winograd
-from imori.engine.fast.layout import Axis, axes, first, last, shift, sums
+from imori.engine.fast.layout import Axis, arranged, axes, first, last, shift, sums
 from imori.engine.im2col import Window
 from imori.engine.layer import Array
 
@@ -44,14 +44,17 @@ def correlate(x: Array, weight: Array, down: Axis, along: Axis, by: winograd.Tra
 
 def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
     """The gradient of `correlate` by the weight, (O, C, kernel height, kernel width); 0 for taps that meet no pixel."""
-    whole = np.zeros((dy.shape[3], x.shape[3], down.taps, along.taps), dy.dtype)
+    whole = np.zeros((down.taps, dy.shape[3], along.taps, x.shape[3]), dy.dtype).transpose(1, 3, 0, 2)
     weight, down, along = _seen(whole, down, along)
     if pointwise.fits(down, along):
-        weight[...] = pointwise.weigh(dy, x, down, along)
+        made = pointwise.weigh(dy, x, down, along)
     elif winograd.fits(x, dy.shape[3], down, along):
-        weight[...] = winograd.weigh(dy, x, down, along)
+        made = winograd.weigh(dy, x, down, along)
     else:
-        weight[...] = rows.weigh(dy, x, down, along)
+        made = rows.weigh(dy, x, down, along)
+    if made.shape == whole.shape:
+        return made
+    weight[...] = made
     return whole
 
 
@@ -103,7 +106,10 @@ def simple(window: Window, groups: int = 1) -> bool:
 
 
 class Convolution(plain.Convolution):
-    """The plain layer, for windows that are `simple`."""
+    """The plain layer, for windows that are `simple`; its weight is `arranged`."""
+
+    def __init__(self, weight: Array, bias: Array | None, window: Window) -> None:
+        super().__init__(arranged(weight), bias, window)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """W · im2col(x) + b."""

@@ -34,6 +34,14 @@ def first(y: Array) -> Array:
     return y.transpose(3, 0, 1, 2)
 
 
+def arranged(weight: Array) -> Array:
+    """(O, C, kernel height, kernel width) over memory in the order (kernel height, O, kernel width, C).
+
+    A row of a kernel is then one stretch, as what it meets of a map is, and Winograd's transforms take it as it lies.
+    """
+    return np.ascontiguousarray(weight.transpose(2, 0, 3, 1)).transpose(1, 3, 0, 2)
+
+
 def shift(y: Array, bias: Array | None) -> None:
     """y (N, H, W, C) + bias (C,), in place: a row of the map at a time, which is longer than a pixel."""
     if bias is not None:

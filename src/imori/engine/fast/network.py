@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from imori.engine.fast import memory
 from imori.engine.fast.norm import BatchNorm
-from imori.engine.fast.team import Member, Shared, Team, run, share
+from imori.engine.fast.team import Member, Shared, Team, each, run, share
 from imori.engine.layer import Array, Layer, Shape
 from imori.engine.network import Aux, Container, Network, every, judge
 
@@ -81,6 +82,10 @@ class FastNetwork(Network):
         self._gather(copies)
         return math.fsum(losses), np.concatenate(logits)
 
+    def each(self, task: Callable[[str], None], names: Iterable[str]) -> None:
+        """As in the plain network; a worker that is free takes the next."""
+        each(task, names, self.workers)
+
     def _parts(self, batch: int, whole: bool) -> list[slice]:
         """The parts of a batch; where they are to be `whole` they all run at once."""
         workers = min(self.workers, batch)
@@ -98,14 +103,17 @@ class FastNetwork(Network):
 
     def _gather(self, copies: list[Layer]) -> None:
         """The copies' gradients, added up in their order; the heads' logits, one after the other."""
-        for layer, *others in zip(every(self.body), *map(every, copies), strict=True):
-            for role in others[0].gradients:
-                total = others[0].gradients[role]
+
+        def gather(alike: tuple[Any, ...]) -> None:
+            layer, *others = alike
+            for role, total in others[0].gradients.items():
                 for other in others[1:]:
                     total += other.gradients[role]
                 layer.gradients[role] = total
             if isinstance(layer, Aux):
                 layer.logits = np.concatenate([other.logits for other in others])
+
+        each(gather, zip(every(self.body), *map(every, copies), strict=True), self.workers)
 
 
 def replica(layer: Layer, member: Member) -> Layer:

@@ -32,7 +32,7 @@ def fits(x: Array, along: Axis) -> bool:
 def correlate(x: Array, weight: Array, down: Axis, along: Axis) -> Array:
     """(N, H, W, C) by (O, C, kernel height, kernel width) -> (N, OH, OW, O)."""
     filters = len(weight)
-    matrix = np.ascontiguousarray(weight.transpose(3, 2, 1, 0)).reshape(1, -1, filters)
+    matrix = _matrix(weight)
     y = np.empty((len(x), down.places, along.places, filters), x.dtype)
     for part in blocks(len(x), _size(x, down, along)):
         multiply(windows(lay(x[part], down, along), along), matrix, y[part].reshape(1, -1, along.places, filters))
@@ -41,11 +41,11 @@ def correlate(x: Array, weight: Array, down: Axis, along: Axis) -> Array:
 
 def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
     """The gradient by the weight, (O, C, kernel height, kernel width)."""
-    total = np.zeros((along.taps * down.taps * x.shape[3], dy.shape[3]), dy.dtype)
+    total = np.zeros((dy.shape[3], along.taps * down.taps * x.shape[3]), dy.dtype)
     for part in blocks(len(x), _size(x, down, along)):
         given = dy[part].reshape(1, -1, along.places, dy.shape[3])
         total += contract(windows(lay(x[part], down, along), along), given)[0]
-    return total.reshape(along.taps, down.taps, x.shape[3], -1).transpose(3, 2, 1, 0)
+    return total.reshape(-1, along.taps, down.taps, x.shape[3]).transpose(0, 3, 2, 1)
 
 
 def lay(x: Array, down: Axis, along: Axis) -> Array:
@@ -82,12 +82,23 @@ def multiply(view: Array, matrices: Array, y: Array) -> None:
 
 
 def contract(view: Array, dy: Array) -> Array:
-    """Σ window · dy: windows (stack, OW, R, window) and dy (stack, R, OW, O) -> (stack, window, O)."""
+    """Σ dy · window: windows (stack, OW, R, window) and dy (stack, R, OW, O) -> (stack, O, window)."""
     stack, _, rows, size = view.shape
     if rows < FEW:
         gathered = view.swapaxes(1, 2).reshape(stack, -1, size)
-        return np.asarray(np.matmul(gathered.swapaxes(1, 2), dy.reshape(stack, -1, dy.shape[3])))
-    return np.asarray(np.matmul(view.swapaxes(2, 3), dy.swapaxes(1, 2)).sum(axis=1))
+        return np.asarray(np.matmul(dy.reshape(stack, -1, dy.shape[3]).swapaxes(1, 2), gathered))
+    return np.asarray(np.matmul(dy.transpose(0, 2, 3, 1), view).sum(axis=1))
+
+
+def _matrix(weight: Array) -> Array:
+    """(O, C, kernel height, kernel width) -> (1, kernel width · kernel height · C, O).
+
+    Where the channels lie side by side, it is the turned view of a copy that leaves them so.
+    """
+    filters = len(weight)
+    if weight.strides[1] < weight.strides[0]:
+        return weight.transpose(0, 3, 2, 1).reshape(1, filters, -1).swapaxes(1, 2)
+    return weight.transpose(3, 2, 1, 0).reshape(1, -1, filters)
 
 
 def _size(x: Array, down: Axis, along: Axis) -> int:

@@ -12,11 +12,14 @@ from __future__ import annotations
 import contextvars
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from imori.engine.layer import Array, Layer
+
+Item = TypeVar("Item")
 
 
 class Team:
@@ -101,6 +104,21 @@ def run(tasks: Sequence[Callable[[], None]], team: Team) -> None:
     raised = [error for error in errors if error is not None]
     for error in sorted(raised, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
         raise error
+
+
+def each(task: Callable[[Item], None], items: Iterable[Item], workers: int) -> None:
+    """task(item) for every item; a worker that is free takes the next. The items have nothing to do with each other."""
+    left = deque(items)
+
+    def work() -> None:
+        while left:
+            try:
+                item = left.popleft()
+            except IndexError:  # another worker was faster
+                return
+            task(item)
+
+    run([work] * workers, Team(workers))
 
 
 def share(count: int, parts: int) -> list[slice]:

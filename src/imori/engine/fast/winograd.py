@@ -72,9 +72,7 @@ def fits(x: Array, filters: int, down: Axis, along: Axis) -> bool:
 def correlate(x: Array, weight: Array, down: Axis, along: Axis, by: Transforms = F2) -> Array:
     """(N, H, W, C) by (O, C, 3, 3) -> (N, OH, OW, O)."""
     filters, tiles = len(weight), -(-down.places // by.m)
-    # for each row of a tile a matrix (3 C, O)
-    matrices = by.filters.astype(x.dtype) @ weight.transpose(2, 3, 1, 0).reshape(3, -1)
-    matrices = matrices.reshape(by.m + 2, -1, filters)
+    matrices = _matrices(weight, by)
     outputs = by.outputs.astype(x.dtype)
     y = np.empty((len(x), tiles, by.m, along.places * filters), x.dtype)
     for part in blocks(len(x), _size(x, tiles, along, by)):
@@ -89,11 +87,22 @@ def correlate(x: Array, weight: Array, down: Axis, along: Axis, by: Transforms =
 def weigh(dy: Array, x: Array, down: Axis, along: Axis, by: Transforms = F2) -> Array:
     """The gradient by the weight, (O, C, 3, 3): Gᵀ (Bᵀ d ⊙ A dy), which takes four products for two rows as well."""
     filters, tiles = dy.shape[3], -(-down.places // by.m)
-    total = np.zeros((by.m + 2, 3 * x.shape[3], filters), x.dtype)
+    total = np.zeros((by.m + 2, filters, 3 * x.shape[3]), x.dtype)
     for part in blocks(len(x), _size(x, tiles, along, by)):
         total += contract(windows(transform(x[part], down, along, by), along), _spread(dy[part], tiles, by))
     taps = by.filters.T.astype(x.dtype) @ total.reshape(by.m + 2, -1)
-    return taps.reshape(3, 3, -1, filters).transpose(3, 2, 0, 1)
+    return taps.reshape(3, filters, 3, -1).transpose(1, 3, 0, 2)
+
+
+def _matrices(weight: Array, by: Transforms) -> Array:
+    """G g, from filters (O, C, 3, 3) that are `arranged`, or swapped ones: for each row of a tile a matrix (3 C, O)."""
+    filters, channels = weight.shape[:2]
+    transform = by.filters.astype(weight.dtype)
+    if weight.strides[1] < weight.strides[0]:
+        matrices = transform @ weight.transpose(2, 0, 3, 1).reshape(3, -1)
+        return np.asarray(matrices).reshape(by.m + 2, filters, -1).swapaxes(1, 2)
+    matrices = transform @ weight.transpose(2, 3, 1, 0).reshape(3, -1)
+    return np.asarray(matrices).reshape(by.m + 2, 3 * channels, filters)
 
 
 def transform(x: Array, down: Axis, along: Axis, by: Transforms) -> Array:
