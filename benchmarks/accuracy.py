@@ -2,9 +2,11 @@
 
     python benchmarks/accuracy.py digits lenet
     python benchmarks/accuracy.py path/to/mnist lenet resnet_mnist_plain resnet_mnist_bottleneck
+    python benchmarks/accuracy.py path/to/mnist deep_convnet deep_convnet+augmented --framework numpy
 
 The recipes below were chosen on held-back training digits. The test digits are read once, when a run ends, with the
-weights that were best on the held-back digits. --seeds 0 1 2 unless given; --framework torch or numpy.
+weights that were best on the held-back digits. The seeds' runs together are an ensemble, which reads them once more.
+--seeds 0 1 2 unless given; --framework torch or numpy. A script that was stopped goes on from what is in --out.
 """
 
 from __future__ import annotations
@@ -14,19 +16,36 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import imori
+from imori.train import Run
 
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "lenet"): {"epochs": 40, "lr": 0.005, "schedule": "onecycle", "shift": 0.08, "rotate": 10.0},
     ("mnist", "lenet"): {"epochs": 10, "batch_size": 64, "lr": 0.005, "schedule": "onecycle"},
+    ("mnist", "simple_convnet"): {"epochs": 10, "batch_size": 100, "lr": 0.002, "schedule": "onecycle"},
+    ("mnist", "deep_convnet"): {"epochs": 15, "batch_size": 100, "lr": 0.002, "schedule": "onecycle"},
+    ("mnist", "deep_convnet+augmented"): {
+        "epochs": 25,
+        "batch_size": 100,
+        "lr": 0.002,
+        "schedule": "onecycle",
+        "shift": 0.08,
+        "rotate": 10.0,
+    },
     ("mnist", "resnet_mnist_plain"): {"epochs": 3, "batch_size": 64, "lr": 0.003, "schedule": "onecycle"},
     ("mnist", "resnet_mnist_bottleneck"): {"epochs": 2, "batch_size": 64, "lr": 0.003, "schedule": "onecycle"},
 }
+
+
+def finished(data: str, out: Path, seed: int, choices: dict[str, Any]) -> Run:
+    """The run that is there, gone on with if it was stopped, or a new one."""
+    if Run(out).recipe_file.exists():
+        return imori.train(resume=out)
+    return imori.train(data, out=out, seed=seed, **choices)
 
 
 def main() -> None:
@@ -43,20 +62,22 @@ def main() -> None:
     for name in arguments.models:
         recipe = RECIPES[("digits" if arguments.data == "digits" else "mnist", name)]
         print(name, recipe, flush=True)
-        accuracies = []
+        choices = {"model": name.partition("+")[0], "framework": arguments.framework, **recipe}
+        accuracies, runs = [], []
         for seed in arguments.seeds:
-            began = time.perf_counter()
-            out = arguments.out / f"{name}-{arguments.framework}-{seed}"
-            run = imori.train(arguments.data, model=name, framework=arguments.framework, seed=seed, out=out, **recipe)
+            run = finished(arguments.data, arguments.out / f"{name}-{arguments.framework}-{seed}", seed, choices)
             said = run.metrics
             accuracies.append(said["test_accuracy"])
-            minutes = (time.perf_counter() - began) / 60
+            runs.append(run.path)
+            minutes = sum(float(row["seconds"]) for row in run.history) / 60
             print(
                 f"  seed {seed}: test {said['test_accuracy']:.2%} of {said['test_images']}, held back"
-                f" {said['val_accuracy']:.2%} (epoch {said['epoch']}), {minutes:.1f} minutes",
+                f" {said['val_accuracy']:.2%} (epoch {said['epoch']}), {minutes:.1f} minutes of training",
                 flush=True,
             )
         print(f"  mean of {len(accuracies)}: {statistics.mean(accuracies):.2%}", flush=True)
+        if len(runs) > 1:
+            print(f"  all of them as an ensemble: {imori.ensemble(runs).score().accuracy:.2%}", flush=True)
 
 
 if __name__ == "__main__":
