@@ -26,7 +26,7 @@ ARROWS = {
     "papers": "tree",
     "catalogue": "errors tree",
     "engine": "numpy",
-    "weights": "errors tree shapes numpy safetensors",
+    "weights": "errors tree shapes catalogue numpy safetensors",
     "data": "errors numpy PIL",
     "pretrained": "errors tree shapes weights catalogue data numpy",
     "frameworks": "errors tree shapes weights frameworks.base",

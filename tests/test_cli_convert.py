@@ -122,6 +122,17 @@ def test_published_weights(converted, tmp_path: Path) -> None:
         assert all((held[name] == value).all() for name, value in weights.items())
 
 
+@pytest.mark.parametrize("end", [".pth", ".h5"])
+def test_a_published_file_for_other_classes_asks_for_its_publisher(refused, tmp_path: Path, end: str) -> None:
+    file = tmp_path / f"theirs{end}"
+    if end == ".pth":
+        torch.save({"layer1.0.conv1.weight": torch.zeros(3)}, file)
+    else:
+        file.write_bytes(b"x")
+    flags = ("--model", "resnet18", "--classes", 7)
+    refused(file, "numpy", "b.npz", "If the file is of torchvision, timm or keras", "--source keras", flags=flags)
+
+
 def test_auxiliary_heads_are_left_out(converted, tmp_path: Path) -> None:
     tree = imori.model("googlenet", classes=3)
     save_model(

@@ -12,7 +12,7 @@ from typing import SupportsIndex
 from imori import catalogue
 from imori import tree as t
 from imori.classifier import located
-from imori.errors import ConversionError
+from imori.errors import ConversionError, WeightsError
 from imori.pretrained.reading import is_published, pretrained
 from imori.shapes import resolve
 from imori.train.run import Run, preprocessing_of
@@ -20,6 +20,8 @@ from imori.weights import Card, read_weights, restrict
 from imori.weights.names import Weights
 from imori.weights.native import ENDS, native_card, no_weights, read_native
 from imori.weights.reading import check_source
+
+OF_A_PUBLISHER = "If the file is of torchvision, timm or keras, say so, as --source keras"
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,14 @@ def source_of(
         )
     card = card_of(model, classes, channels, size, None if "@" in model else theirs)
     root = resolve(card.tree, card.input)
-    weights = read_weights(file, card.tree, source, card.input) if theirs else read_native(file, root)
-    return Source(card, weights, file)
+    if theirs:
+        return Source(card, read_weights(file, card.tree, source, card.input), file)
+    try:
+        return Source(card, read_native(file, root), file)
+    except WeightsError as error:
+        if not is_published(file):
+            raise
+        raise WeightsError(f"{error}. {OF_A_PUBLISHER}") from error
 
 
 def card_of(

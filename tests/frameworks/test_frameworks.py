@@ -1,7 +1,10 @@
 """The frameworks by name: which there are, which is taken, whose a model is, and what building refuses."""
 
+import copy
 import inspect
+import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ import imori
 from imori import frameworks
 from imori.errors import FrameworkMissing, ImoriError, NameUnknown, TreeError, WeightsError
 from imori.frameworks.base import Framework
-from imori.tree import Chain, Conv, Flatten, Linear, MaxPool
+from imori.tree import BatchNorm, Chain, Conv, Flatten, Linear, MaxPool
 from imori.weights import initial_weights
 
 NET = Chain(conv=Conv(3, 3), flatten=Flatten(), fc=Linear(2))
@@ -102,6 +105,90 @@ def test_the_dtype_is_the_weights_own_unless_given(framework: str) -> None:
         native = imori.build(NET, SHAPE, framework, weights, dtype)
         assert {str(value.dtype) for value in imori.dump_weights(native).values()} == {expected}
         assert str(imori.logits(native, images).dtype) == expected
+
+
+def test_a_dtype_is_what_numpy_calls_so(framework: str) -> None:
+    for dtype in frameworks.get(framework).DTYPES:
+        for given in (np.dtype(dtype), getattr(np, dtype), np.dtype(dtype).newbyteorder(">"), np.dtype(dtype).str):
+            native = imori.build(NET, SHAPE, framework, dtype=given)
+            assert {value.dtype.name for value in imori.dump_weights(native).values()} == {dtype}
+    for wrong, said in ((np.float16, "'float16'"), ("Float32", "'Float32'"), ("bfloat16", "'bfloat16'")):
+        with pytest.raises(ImoriError, match=f"{framework} does not build in {said}; it builds in float32"):
+            imori.build(NET, SHAPE, framework, dtype=wrong)
+
+
+def test_weights_of_two_dtypes_are_built_in_the_wider(framework: str) -> None:
+    weights = initial_weights(NET, SHAPE)
+    weights["fc.bias"] = weights["fc.bias"].astype("float64")
+    if framework == "onnx":
+        with pytest.raises(ImoriError, match="'float64'; it builds in float32"):
+            imori.build(NET, SHAPE, framework, weights)
+    else:
+        assert imori.logits(imori.build(NET, SHAPE, framework, weights), np.zeros((1, *SHAPE))).dtype == np.float64
+
+
+def test_the_order_of_bytes_changes_nothing(framework: str) -> None:
+    weights = initial_weights(NET, SHAPE)
+    images = np.random.default_rng(0).standard_normal((2, *SHAPE), dtype=np.float32)
+    native = imori.build(NET, SHAPE, framework, weights)
+    expected = imori.logits(native, images)
+    swapped = {name: value.astype(">f4") for name, value in weights.items()}
+    np.testing.assert_array_equal(
+        imori.logits(imori.build(NET, SHAPE, framework, swapped), images.astype(">f4")), expected
+    )
+    frameworks.get(framework).load(native, swapped)
+    np.testing.assert_array_equal(imori.logits(native, images), expected)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int64", "bool", "complex64"])
+def test_images_are_preprocessed_floats(framework: str, kind: str) -> None:
+    native, photos = imori.build(NET, SHAPE, framework), np.full((2, *SHAPE), 200).astype(kind)
+    refused = pytest.raises(
+        ImoriError, match=rf"are {kind}, .*preprocessed.*imori\.load\(\.\.\.\)\.predict.*Preprocessing"
+    )
+    with refused:
+        imori.logits(native, photos)
+    with refused:
+        imori.outputs(native, photos, ["conv"])
+
+
+def test_no_images_have_no_logits(framework: str) -> None:
+    tree = Chain(conv=Conv(3, 3), bn=BatchNorm(), pool=MaxPool(2), flatten=Flatten(), fc=Linear(5))
+    none = np.zeros((0, *SHAPE), np.float32)
+    for engine in frameworks.ENGINES.get(framework, (None,)):
+        native = imori.build(tree, SHAPE, framework, engine=engine)
+        logits = imori.logits(native, none)
+        assert (logits.shape, logits.dtype) == ((0, 5), np.float32)
+        assert imori.outputs(native, none, ["conv", ""])["conv"].shape == (0, 3, 3, 4)
+        with pytest.raises(TreeError, match="3×5×6"):
+            imori.logits(native, np.zeros((0, 3, 5, 6)))
+
+
+def test_a_copy_is_a_model_too(framework: str) -> None:
+    native = imori.build(NET, SHAPE, framework, seed=1)
+    images = np.random.default_rng(0).standard_normal((2, *SHAPE), dtype=np.float32)
+    expected = imori.logits(native, images)
+    twins = [copy.deepcopy(native)]
+    if framework != "flax":  # see docs/limits.md
+        twins.append(pickle.loads(pickle.dumps(native)))  # noqa: S301
+    for twin in twins:
+        if framework == "keras":  # Keras's own by now: see docs/limits.md
+            with pytest.raises(ImoriError, match=r"imori\.build\(tree, .*imori convert FILE --model NAME"):
+                imori.dump_weights(twin)
+            continue
+        np.testing.assert_array_equal(imori.logits(twin, images), expected)
+        frameworks.get(framework).load(twin, initial_weights(NET, SHAPE, seed=2))
+        assert not np.allclose(imori.logits(twin, images), expected)
+        np.testing.assert_array_equal(imori.logits(native, images), expected)
+
+
+def test_threads_may_predict_at_once(framework: str) -> None:
+    native = imori.build(NET, SHAPE, framework)
+    images = np.random.default_rng(0).standard_normal((2, *SHAPE), dtype=np.float32)
+    alone = imori.logits(native, images)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: imori.logits(native, images), range(100)))
+    assert all(np.abs(one - alone).max() <= 1e-5 * np.abs(alone).max() for one in found)
 
 
 def test_a_network_without_weights_computes_in_the_dtype_that_was_asked_for(framework: str) -> None:

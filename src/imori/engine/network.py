@@ -174,7 +174,13 @@ class Network:
         """images (N, C, H, W) -> logits (N, classes)."""
         if self.check is not None:
             self.check(images.shape, training)
-        return self.body(self._input(images), training).swapaxes(0, 1)
+        if len(images) == 0 and not training:
+            return self.forward(np.zeros((1, *images.shape[1:]), self.dtype))[:0]  # so that no layer has to think of it
+        return self._through(self._input(images), training).swapaxes(0, 1)
+
+    def _through(self, x: Array, training: bool) -> Array:
+        """x (C, N, H, W) -> logits (classes, N)."""
+        return self.body(x, training)
 
     def each(self, task: Callable[[str], None], names: Iterable[str]) -> None:
         """task(name) for every weight's name; a faster network does several at once."""

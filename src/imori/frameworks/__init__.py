@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from imori.errors import FrameworkMissing, ImoriError, NameUnknown
-from imori.frameworks.base import Array, Framework, Native, Weights
+from imori.frameworks.base import Array, DTypeLike, Framework, Native, Weights, common_dtype, dtype_name, filled
 from imori.shapes import Shape, resolve
 from imori.tree import Tree
 from imori.weights import check, initial_weights
@@ -109,7 +109,11 @@ def of(native: Native) -> Framework:
     for name in names():
         if name in sys.modules and get(name).owns(native):
             return get(name)
-    raise ImoriError(f"{type(native).__name__} is no model of {', '.join(names())}; build one by imori.build")
+    raise ImoriError(
+        f"{type(native).__name__} is no model of {', '.join(names())} that imori built; build one by imori.build(tree,"
+        " shape, framework, weights). Of a model that a framework copied or loaded, imori reads the saved file:"
+        " imori convert FILE --model NAME"
+    )
 
 
 def build(
@@ -117,32 +121,36 @@ def build(
     shape: Shape,
     framework: str | None = None,
     weights: Weights | None = None,
-    dtype: str | None = None,
+    dtype: DTypeLike | None = None,
     device: str = "cpu",
     seed: int = 0,
     engine: str | None = None,
 ) -> Native:
     """The framework's own model of `tree` for images of `shape` (C, H, W).
 
-    `weights` are canonical; without them the model starts from `initial_weights(tree, shape, seed)`. `dtype` is the
-    weights' own unless given. The preferred framework that is installed is taken unless one is named.
+    `weights` are canonical; without them the model starts from `initial_weights(tree, shape, seed)`. `dtype`,
+    "float32" or "float64", is the one that holds all of the weights unless given. The preferred framework that is
+    installed is taken unless one is named.
     """
     chosen = get(framework)
     root = resolve(tree, shape)
     if weights is None:
         weights = initial_weights(tree, shape, seed)
     check(weights, root)
-    dtype = dtype or str(next(iter(weights.values())).dtype if weights else "float32")
-    if dtype not in chosen.DTYPES:
-        raise ImoriError(f"{name_of(chosen)} does not build in {dtype!r}; it builds in {', '.join(chosen.DTYPES)}")
+    kind = common_dtype(weights) if dtype is None else dtype_name(dtype)
+    if kind not in chosen.DTYPES:
+        raise ImoriError(f"{name_of(chosen)} does not build in {kind!r}; it builds in {', '.join(chosen.DTYPES)}")
     engine = engine_of(name_of(chosen), engine)
     options = {} if engine is None else {"engine": engine}
-    return chosen.build(root, weights, dtype, chosen.device(device), **options)
+    return chosen.build(root, weights, kind, chosen.device(device), **options)
 
 
 def logits(native: Native, images: Array) -> Array:
-    """Inference on preprocessed images (N, C, H, W): logits (N, classes)."""
-    return of(native).logits(native, images)
+    """Inference on preprocessed images (N, C, H, W): logits (N, classes); of no images (0, classes).
+
+    ImoriError for images that are not floats, as a photo's levels from 0 to 255.
+    """
+    return of(native).logits(native, filled(images))[: len(images)]
 
 
 def outputs(native: Native, images: Array, paths: Sequence[str]) -> dict[str, Array]:
@@ -151,7 +159,8 @@ def outputs(native: Native, images: Array, paths: Sequence[str]) -> dict[str, Ar
     A node is a layer, a `Sum`, a `Concat` or a chain, as "conv4" or "conv4.0.body.conv2"; "" is the whole network.
     NameUnknown for a path that is none, with the nearest.
     """
-    return of(native).outputs(native, images, paths)
+    found = of(native).outputs(native, filled(images), paths)
+    return {path: output[: len(images)] for path, output in found.items()}
 
 
 def dump_weights(native: Native) -> Weights:

@@ -28,11 +28,13 @@ from imori.shapes import Node, Shape, flat, resolve
 from imori.weights.names import Weights, compare, weight_name
 
 Array: TypeAlias = npt.NDArray[Any]
+DTypeLike: TypeAlias = npt.DTypeLike
 Native: TypeAlias = Any
 Each: TypeAlias = Callable[[Callable[[str], None], Iterable[str]], None]
 
 __all__ = [
     "Array",
+    "DTypeLike",
     "Framework",
     "InputCheck",
     "Memory",
@@ -42,6 +44,9 @@ __all__ = [
     "Weights",
     "check_paths",
     "check_setup",
+    "common_dtype",
+    "dtype_name",
+    "filled",
     "quiet",
     "times",
     "weight_name",
@@ -129,7 +134,10 @@ class Framework(Protocol):
         ...
 
     def logits(self, native: Native, images: Array) -> Array:
-        """Inference: images (N, C, H, W) -> logits (N, classes) in the model's dtype; the model is left as it was."""
+        """Inference: images (N, C, H, W) -> logits (N, classes) in the model's dtype; the model is left as it was.
+
+        There is one image or more, and they are floats: `filled` sees to that.
+        """
         ...
 
     def outputs(self, native: Native, images: Array, paths: Sequence[str]) -> dict[str, Array]:
@@ -224,6 +232,35 @@ class InputCheck:
 def times(shape: Shape) -> str:
     """A shape as people write it."""
     return "×".join(map(str, shape))
+
+
+def filled(images: Array) -> Array:
+    """Images (N, C, H, W) as an array of floats; where there are none, one of zeros, for not all frameworks take none.
+
+    ImoriError for what is not floats: a photo's levels from 0 to 255 would pass for preprocessed ones.
+    """
+    batch = np.asarray(images)
+    if batch.dtype.kind != "f":
+        raise ImoriError(
+            f"the images are {batch.dtype.name}, and must be floats that are preprocessed, (N, C, H, W); give photos to"
+            " imori.load(...).predict, or prepare them by imori.data.Preprocessing"
+        )
+    if batch.shape[:1] == (0,):
+        return np.zeros((1, *batch.shape[1:]), batch.dtype)
+    return batch.astype(batch.dtype.newbyteorder("="), copy=False)
+
+
+def common_dtype(weights: Weights) -> str:
+    """The dtype that holds the values of all weights: "float64" where some are in float32 and others in float64."""
+    return np.result_type(*{value.dtype for value in weights.values()}).name if weights else "float32"
+
+
+def dtype_name(dtype: DTypeLike) -> str:
+    """What NumPy calls a dtype, be it given as "float32", np.float32 or np.dtype("float32"); others as they print."""
+    try:
+        return np.dtype(dtype).name
+    except (TypeError, ValueError):
+        return str(dtype)
 
 
 def check_setup(framework: str, setup: Setup, names: Collection[str], dtype: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from imori import tree as t
@@ -9,6 +10,7 @@ from imori.errors import NameUnknown, WeightsError
 from imori.shapes import Shape, resolve
 from imori.weights.ensemble import members_of
 from imori.weights.file import ENSEMBLE, Card, card_of, fitting, model_tensors, read_tensors, remade
+from imori.weights.forms import departure
 from imori.weights.keras import read_keras
 from imori.weights.names import Weights
 from imori.weights.native import ENDS
@@ -57,7 +59,8 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
     `source` says whose file it is. "imori" reads our own model.safetensors or .onnx. "torchvision" and "timm" read a
     checkpoint of theirs, .safetensors or PyTorch's .pth, .pt, .bin or .tar (no code in it is run). "keras" reads what
     Keras saves of `keras.applications`, .keras, .weights.h5 or .h5 (by h5py; Keras is not needed). Each is for a tree
-    of the same model with `variant=source`: neither names nor shapes tell a form with other strides, padding or eps.
+    of the same model with `variant=source`: neither names nor shapes tell a form with other strides, padding or eps,
+    and of one of the catalogue's networks in another form a warning names the first layer that differs.
     The weights that a training script wrapped are found, averaged ones (EMA) first. Every tensor is used and every
     weight filled, save for what only training needs: counts of batches, an optimizer's memory, and GoogLeNet's
     auxiliary heads. Heads of a file for a tree without them are left out, and those of a tree for a file without them
@@ -76,4 +79,6 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
     else:
         shape = shape or SHAPE
         weights = read_keras(path, tree, shape) if source == "keras" else read_published(path, tree, source, shape)
+        if departed := departure(resolve(tree, shape), source):
+            warnings.warn(f"{path}: {departed}", stacklevel=2)
     return fitting(weights, resolve(tree, shape), path)

@@ -46,6 +46,11 @@ def test_average_pools_count_padding() -> None:
     assert F.average_pooling_2d(np.ones((1, 1, 2, 2)), 2, 2, 1).array.max() == 0.25
 
 
+def test_max_pools_of_no_images() -> None:
+    with pytest.raises(chainer.utils.type_check.InvalidType, match=r"size > 0"):
+        F.max_pooling_2d(values(0, 2, 5, 5), 2)
+
+
 def test_flatten_includes_the_batch() -> None:
     assert F.flatten(values(2, 3, 4, 4)).shape == (96,)
 

@@ -1,6 +1,7 @@
 """What Flax and JAX cannot do, or do otherwise, seen in them alone: each test is an entry of docs/limits.md."""
 
 import inspect
+import pickle
 import time
 
 import jax
@@ -61,6 +62,11 @@ def test_average_pools_count_all_padding_or_none(counted: bool) -> None:
     ones = jnp.ones((1, 4, 1, 1))
     pooled = nnx.avg_pool(ones, (3, 1), (2, 1), ((1, 2), (0, 0)), count_include_pad=counted)
     assert pooled[0, :, 0, 0].tolist() == pytest.approx([2 / 3, 1, 1 / 3] if counted else [1, 1, 1])
+
+
+def test_functions_are_not_pickled() -> None:
+    with pytest.raises(pickle.PicklingError, match="not the same object"):
+        pickle.dumps(nnx.relu)
 
 
 def test_layers_that_are_missing() -> None:

@@ -3,6 +3,7 @@
 What depends on the backend is seen in a fresh process on that one, with nothing of imori in it.
 """
 
+import copy
 import functools
 import inspect
 import os
@@ -54,6 +55,7 @@ DOUBLE = (
 )
 CLAIMS = {
     "tensorflow": {
+        "none": "k.Conv2D(4, 3, use_bias=False, dtype='float32')(np.zeros((0, 5, 5, 2))).shape == (0, 5, 5, 2)",
         "double": f"not ({DOUBLE})",
         "strides": "refuses(k.DepthwiseConv2D(3, (1, 2)), x)",
         "relu": "run(k.ReLU(1.1), np.full((1, 1), 2.0)) == float(np.float32(1.1))",
@@ -93,6 +95,37 @@ def test_float64_beyond_tensorflow(backend: str) -> None:
     """What says that it is float64 has the values of float32; on TensorFlow it is what it says."""
     assert "double" in seen(backend)
     assert "double" in seen("tensorflow")
+
+
+def test_convolution_of_no_images() -> None:
+    assert "none" in seen("tensorflow")
+
+
+def test_threads_on_jax() -> None:
+    """Seen in the code: when the buffers are gone is a matter of chance."""
+    trainer = Path(keras.__file__).parent / "src" / "backend" / "jax" / "trainer.py"
+    predicting = trainer.read_text().partition("def make_predict_function")[2]
+    assert "donate_argnums=0" in predicting.partition("def fit")[0]
+
+
+def small(layer: Any) -> Any:
+    inside = keras.Input((4, 4, 2))
+    return keras.Model(inside, layer(inside))
+
+
+def test_copies_are_loaded_files() -> None:
+    model = small(k.ReLU())
+    model.noted = object()
+    for twin in (copy.copy(model), copy.deepcopy(model), keras.models.clone_model(model)):
+        assert not hasattr(twin, "noted")
+
+
+def test_operations_in_legacy_h5(tmp_path: Path) -> None:
+    for name, layer in (("layer", k.ReLU()), ("operation", lambda x: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))):
+        small(layer).save(tmp_path / f"{name}.h5")
+    keras.saving.load_model(tmp_path / "layer.h5")
+    with pytest.raises(ValueError, match="Unknown layer: 'Pad'"):
+        keras.saving.load_model(tmp_path / "operation.h5")
 
 
 def test_unequal_strides_of_depthwise() -> None:

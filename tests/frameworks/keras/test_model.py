@@ -286,6 +286,12 @@ def test_a_backend_that_is_not_installed_is_named_before_keras_is_imported(tmp_p
     assert "imori[keras]" in said
 
 
+def test_a_backend_that_keras_does_not_know_is_named_with_those_that_it_knows() -> None:
+    code = "from imori import errors, frameworks\ntry: frameworks.get('keras')\nexcept errors.ImoriError as e: print(e)"
+    said = fresh(code, KERAS_BACKEND="nonsense")
+    assert "nonsense; set KERAS_BACKEND, or the backend of keras.json, to one of tensorflow, jax, torch" in said
+
+
 def test_float64_is_refused_where_keras_rounds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "DOUBLE", set())
     monkeypatch.setattr("imori.frameworks.keras.model.DOUBLE", set())

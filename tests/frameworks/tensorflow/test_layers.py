@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import imori
-from imori.errors import TreeError
+from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, Weights
 from imori.shapes import Shape, resolve
 from imori.tree import (
@@ -232,7 +232,19 @@ def test_layers_that_are_bound_to_no_size_run_at_any(size: tuple[int, int]) -> N
 
 def test_no_images_have_no_logits() -> None:
     native = imori.build(Chain(FREE, Linear(3)), (2, 9, 12), "tensorflow")
-    assert imori.logits(native, np.zeros((0, 2, 9, 12))).shape == (0, 3)
+    none = tf.zeros((0, 9, 12, 2))
+    assert native(none).shape == (0, 3)
+    assert tf.function(native)(none).shape == (0, 3)
+
+
+def test_the_mode_may_be_a_tensor_whose_value_is_known() -> None:
+    native = imori.build(Chain(FREE, Dropout(0.5), Linear(3)), (2, 9, 12), "tensorflow")
+    images = tf.random.stateless_normal((2, 9, 12, 2), (1, 2))
+    expected = native(images)
+    assert np.array_equal(native(images, training=tf.constant(False)), expected)
+    assert not np.array_equal(native(images, training=tf.constant(True)), expected)
+    with pytest.raises(ImoriError, match="give True or False"):
+        tf.function(native)(images, training=tf.constant(False))
 
 
 def test_batch_norm_in_evaluation_and_its_statistics() -> None:

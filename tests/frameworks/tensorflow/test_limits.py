@@ -1,5 +1,6 @@
 """What TensorFlow cannot do, seen in TensorFlow itself: each test is an entry of docs/limits.md."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -83,6 +84,14 @@ def test_gradient_at_a_limit() -> None:
 
 def test_convolution_of_no_images() -> None:
     assert tf.nn.conv2d(tf.zeros((0, 5, 5, 2)), tf.zeros((3, 3, 2, 4)), 1, "VALID").shape == (0, 5, 5, 2)
+
+
+def test_traced_functions_are_not_copied() -> None:
+    function = tf.function(lambda x: x, input_signature=[tf.TensorSpec([])])
+    copy.deepcopy(function)
+    function(1.0)
+    with pytest.raises(TypeError, match="FuncGraph"):
+        copy.deepcopy(function)
 
 
 def test_adaptive_pools() -> None:

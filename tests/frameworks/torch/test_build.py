@@ -429,10 +429,48 @@ def test_a_net_bound_to_its_size_exports_at_no_other() -> None:
         exported("lenet", (1, 32, 32), {0: Dim("batch"), 2: Dim("height")})
 
 
-def test_threads_that_predict_do_not_disturb_each_other() -> None:
-    tree = imori.model("mobilenet_v2", classes=3, width=0.25)
-    native = imori.build(tree, (3, 32, 32), "torch", seed=0)
-    images = np.random.default_rng(0).standard_normal((4, 3, 32, 32), dtype=np.float32)
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        torch.optim.swa_utils.AveragedModel,
+        nn.DataParallel,
+        lambda native: nn.DataParallel(torch.optim.swa_utils.AveragedModel(native)),
+    ],
+    ids=["averaged", "parallel", "both"],
+)
+def test_what_torch_wraps_is_still_ours(wrapped: Any) -> None:
+    native = imori.build(imori.model("resnet_mnist_plain", classes=3), (1, 28, 28), "torch")
+    images = np.random.default_rng(0).standard_normal((2, 1, 28, 28), dtype=np.float32)
+    outer = wrapped(native)
+    np.testing.assert_array_equal(imori.logits(outer, images), imori.logits(native, images))
+    assert imori.outputs(outer, images, ["conv1"])["conv1"].shape[0] == 2
+    ours = imori.dump_weights(native)
+    assert list(imori.dump_weights(outer)) == list(ours)
+    frameworks.get("torch").load(outer, {name: value + 1 for name, value in ours.items()})
+    assert all(np.array_equal(value, ours[name] + 1) for name, value in imori.dump_weights(outer).items())
+
+
+def test_bfloat16_comes_out_as_float32() -> None:
+    native = imori.build(imori.model("lenet", classes=3), (1, 32, 32), "torch")
+    images = np.random.default_rng(0).standard_normal((2, 1, 32, 32), dtype=np.float32)
+    expected = imori.logits(native, images)
+    logits = imori.logits(native.bfloat16(), images)
+    assert logits.dtype == np.float32
+    assert 0 < np.abs(logits - expected).max() <= 0.05 * np.abs(expected).max()
+    assert {value.dtype.name for value in imori.dump_weights(native).values()} == {"float32"}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_scripting_names_what_can_be_done_instead() -> None:
+    native = imori.build(imori.model("lenet", classes=3), (1, 32, 32), "torch")
+    with pytest.raises(ImoriError, match=r"torch\.export\.export\(model, .*torch\.jit\.trace\(model, images"):
+        torch.jit.script(native)
+
+
+@pytest.mark.parametrize(("name", "size"), [("mobilenet_v2", 32), ("googlenet", 80)])
+def test_threads_that_predict_do_not_disturb_each_other(name: str, size: int) -> None:
+    native = imori.build(imori.model(name, classes=3), (3, size, size), "torch", seed=0)
+    images = np.random.default_rng(0).standard_normal((4, 3, size, size), dtype=np.float32)
     alone, before = imori.logits(native, images), imori.dump_weights(native)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: imori.logits(native, images), range(24)))

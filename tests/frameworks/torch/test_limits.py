@@ -24,6 +24,18 @@ def test_pool_padding_beyond_half_the_kernel(function: Any) -> None:
         function(torch.ones(1, 1, 5, 5), 3, 1, 2)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_scripting_of_hooks() -> None:
+    class Hook:
+        def __call__(self, module: nn.Module, inputs: Any) -> None:
+            pass
+
+    module = nn.ReLU()
+    module.register_forward_pre_hook(Hook())
+    with pytest.raises(AttributeError, match="__name__"):
+        torch.jit.script(module)
+
+
 def test_fused_optimizers_ignore_strides() -> None:
     def step(layout: torch.memory_format) -> torch.Tensor:
         weight = nn.Parameter(torch.ones(2, 3, 2, 2).to(memory_format=torch.channels_last))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, assert_never
@@ -201,7 +202,7 @@ def _leaky_relu(x: Tensor, slope: float) -> Tensor:
 
 def _flatten(x: Tensor) -> Tensor:
     """In C, H, W order, so that the `Linear` that follows has the same weight, and slots, in every framework."""
-    return channels_first(x).reshape(len(x), -1)
+    return channels_first(x).reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _max_pool(x: Tensor, kernel: Two, stride: Two, pads: Sides) -> Tensor:

@@ -10,7 +10,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,13 +44,20 @@ def _check_backend() -> None:
 if "keras" not in sys.modules:
     _check_backend()
 
-with quiet():
-    import keras
+try:
+    with quiet():
+        import keras
+except ValueError as error:  # a backend that Keras does not know
+    raise ImoriError(
+        f"keras cannot be imported: {error}; set KERAS_BACKEND, or the backend of keras.json, to one of"
+        f" {', '.join(EXTRAS)}"
+    ) from error
 from keras import ops  # noqa: E402
 
 DOUBLE = {"tensorflow"}
 """The backends on which Keras computes in float64: on the others its `result_type` never says so."""
 
+ONE_AT_A_TIME = threading.RLock()
 Tensor: TypeAlias = Any
 """Of Keras's graph, or of its backend."""
 
@@ -73,10 +81,14 @@ def device(name: str) -> str:
     return name
 
 
-def placed(device: str) -> contextlib.AbstractContextManager[Any]:
-    """Inside, variables and tensors are made on the device."""
-    scope: contextlib.AbstractContextManager[Any] = keras.device(device)
-    return scope
+@contextlib.contextmanager
+def placed(device: str) -> Iterator[None]:
+    """Inside, variables and tensors are made on the device, by one thread after the other.
+
+    On JAX a prediction gives the variables' buffers away while it runs, and another thread would find them gone.
+    """
+    with ONE_AT_A_TIME, keras.device(device):
+        yield
 
 
 def value_and_gradients(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 from onnx import ModelProto
@@ -25,6 +26,13 @@ class OnnxModel:
     def __init__(self, root: Node, weights: Weights, device: str) -> None:
         self.check, self.device = InputCheck(root), device
         self.fill(weights)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "session"}  # which cannot be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.session = session(self.proto, self.device)
 
     def fill(self, weights: Weights) -> None:
         """Makes both anew, with these weights."""

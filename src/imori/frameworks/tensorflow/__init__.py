@@ -24,7 +24,7 @@ from imori import tree as t
 from imori.errors import ImoriError, TreeError
 from imori.frameworks.base import Array, Setup, Weights, check_paths
 from imori.frameworks.tensorflow.layers import network_of
-from imori.frameworks.tensorflow.modules import Network, Run, Tensor, as_array, as_batch, computing
+from imori.frameworks.tensorflow.modules import Network, Run, as_array, as_batch, computing
 from imori.frameworks.tensorflow.saving import FORMS, answers, save
 from imori.frameworks.tensorflow.step import TensorFlowStep
 from imori.shapes import Node
@@ -64,8 +64,7 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> Network:
     if isinstance(root.layer, t.Aux):
         raise TreeError("the root is an Aux, which only passes its input through; put it into a Chain with the rest")
     cast = {name: np.asarray(value, dtype) for name, value in weights.items()}
-    with tf.device(device):
-        return network_of(root, cast, dtype, device)
+    return network_of(root, cast, dtype, device)
 
 
 def owns(native: object) -> bool:
@@ -88,23 +87,18 @@ def dump(native: Network) -> Weights:
 
 def logits(native: Network, images: Array) -> Array:
     """Inference on images (N, C, H, W) -> (N, classes), by the module's own `serve`."""
-    batch = _at_inference(images, native)
+    batch = as_batch(images, native, training=False)
     with computing(native):
-        return as_array(native.serve(batch)["logits"])[: len(images)]
+        return as_array(native.serve(batch)["logits"])
 
 
 def outputs(native: Network, images: Array, paths: Sequence[str]) -> dict[str, Array]:
     """Inference on images (N, C, H, W): path -> a copy of that node's output, (N, C, H, W) or (N, F)."""
     check_paths(paths, native._awake())
-    batch, run = _at_inference(images, native), Run(watched=frozenset(paths))
+    batch, run = as_batch(images, native, training=False), Run(watched=frozenset(paths))
     with computing(native):
         native._run(batch, run)
-    return {path: as_array(run.outputs[path])[: len(images)] for path in paths}
-
-
-def _at_inference(images: Array, native: Network) -> Tensor:
-    """The batch; one empty image where there is none, for which oneDNN's convolutions give a wrong shape."""
-    return as_batch(images if len(images) else np.zeros((1, *np.shape(images)[1:])), native, training=False)
+    return {path: as_array(run.outputs[path]) for path in paths}
 
 
 def prepare(native: Network, setup: Setup) -> TensorFlowStep:

@@ -21,12 +21,13 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def network_of(root: Node, weights: Weights, dtype: str, device: str) -> Network:
-    """The whole network of a resolved tree, its variables where TensorFlow now puts them."""
+    """The whole network of a resolved tree, its variables on `device`."""
     check = InputCheck(root)
     if not root.children:  # a lone layer: a child by its kind, whose path is still ""
         alone = replace(root, name=type(root.layer).__name__.lower())
         root = replace(root, layer=t.Chain(root.layer), children=(alone,))
-    return Network(root, _children(root, weights), check, dtype, device)
+    with tf.device(device):
+        return Network(root, _children(root, weights), check, dtype, device)
 
 
 def _children(node: Node, weights: Weights) -> dict[str, Layer]:

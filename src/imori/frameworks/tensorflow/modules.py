@@ -68,7 +68,7 @@ class Layer(tf.Module):
     @tf.autograph.experimental.do_not_convert
     def __call__(self, x: Tensor, training: bool = False) -> Any:
         """The output for `x`."""
-        return self._run(x, Run(training))
+        return self._run(x, Run(_known(training)))
 
     def _run(self, x: Tensor, run: Run) -> Tensor:
         raise NotImplementedError
@@ -165,6 +165,13 @@ class Network(Block):
         images = tf.TensorSpec([None, *(size if bound else [None] * len(size)), channels], dtype, "images")
         self.serve = tf.function(self._serve, input_signature=[images], autograph=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, and what is unpickled, are built anew: TensorFlow copies no `tf.function` that has been traced."""
+        from imori.frameworks.tensorflow.layers import network_of  # which imports this module
+
+        weights = {name: place.read() for name, place in self._places().items()}
+        return network_of, (self._check.root, weights, self._dtype, self._device)
+
     def _serve(self, images: Tensor) -> dict[str, Tensor]:
         return {"logits": self(images)}
 
@@ -174,10 +181,12 @@ class Network(Block):
 
         TreeError for images of a size that it was not built for.
         """
-        images, run = tf.convert_to_tensor(images, self._dtype), Run(training)
+        images, run = tf.convert_to_tensor(images, self._dtype), Run(_known(training))
         if images.shape[1:].is_fully_defined():
             count, *size, channels = images.shape
-            self._check((count, channels, *size), training)
+            self._check((count, channels, *size), run.training)
+            if count == 0 and not run.training:
+                return self(tf.zeros((1, *images.shape[1:]), self._dtype))[:0]
         output = self._run(images, run)
         return (output, *(logits for _, logits in run.heads)) if run.heads else output
 
@@ -190,6 +199,14 @@ class Network(Block):
                 f"a batch norm cannot train on one value a channel, and a batch of {count} images"
                 f" {times((channels, *size))} leaves it no more; use a larger batch, or larger images"
             ) from error
+
+
+def _known(training: Any) -> bool:
+    """A mode that may be given as a tensor. ImoriError where the tensor's value is not known yet."""
+    value = tf.get_static_value(training) if tf.is_tensor(training) else training
+    if value is None:
+        raise ImoriError("training is a tensor that a function has no value of while it is traced; give True or False")
+    return bool(value)
 
 
 # --- at the boundary -------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +72,7 @@ def build(root: Node, weights: Weights, dtype: str, device: str) -> nn.Module:
         if name is None:
             state[key] = torch.tensor(0, device=device)
         else:
-            state[key] = torch.tensor(weights[name], dtype=getattr(torch, dtype), device=device)
+            state[key] = torch.tensor(np.asarray(weights[name], dtype), device=device)
     native.load_state_dict(state, assign=True)
     native.to(device=device, dtype=getattr(torch, dtype))
     native.register_forward_pre_hook(InputHook(root, getattr(torch, dtype)))
@@ -91,7 +92,7 @@ def load(native: nn.Module, weights: Weights) -> None:
     compare(weights, {name: tuple(tensor.shape) for name, tensor in mine.items()})
     with torch.no_grad():
         for name, tensor in mine.items():
-            tensor.copy_(torch.tensor(weights[name]))
+            tensor.copy_(torch.tensor(weights[name].astype(weights[name].dtype.newbyteorder("="))))
 
 
 def dump(native: nn.Module) -> Weights:

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from imori import tree as t
+from imori.errors import ImoriError
 from imori.frameworks.base import InputCheck
 from imori.shapes import Node, Sides, Window
 
@@ -332,6 +333,10 @@ def awake(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
             yield from awake(child, f"{path}.{name}" if path else name)
 
 
+class ScriptingError(ImoriError, AttributeError):
+    """`torch.jit.script` was given a module of ours."""
+
+
 class InputHook:
     """Refuses images that the network was not built for. A hook before the root, so that it is no layer among them."""
 
@@ -339,6 +344,14 @@ class InputHook:
         self.check = InputCheck(root)
         self.dtype = dtype
         """What the module was built in."""
+
+    @property
+    def __name__(self) -> str:
+        """ScriptingError: `torch.jit.script` alone asks for it, to compile the hook as it would a function."""
+        raise ScriptingError(
+            "torch.jit.script compiles no hook that is an object, as the one that checks the images; use"
+            " torch.export.export(model, (images,)) or torch.jit.trace(model, images)"
+        )
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """TreeError from the check; under `torch.compile` and `torch.export`, from its comparison of sizes alone."""

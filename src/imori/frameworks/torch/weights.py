@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from imori.frameworks.base import Array, weight_name
 from imori.frameworks.torch.layers import hook_of
@@ -18,6 +19,8 @@ from imori.frameworks.torch.layers import hook_of
 FEW = 1100
 """Products that a value of a convolution's output sums: 1152 are 128 channels under a 3×3 kernel."""
 
+WRAPPERS = (AveragedModel, nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""PyTorch's modules that hold another one as `module`, and compute as it does."""
 _ROLES = {"running_mean": "mean", "running_var": "var"}
 
 
@@ -28,9 +31,11 @@ def canonical(key: str) -> str | None:
 
 
 def unwrapped(native: nn.Module) -> nn.Module:
-    """The module itself, out of the wrapper that `torch.compile` puts around it."""
+    """The module itself, out of what `torch.compile`, averaging or parallel training put around it."""
+    if isinstance(native, WRAPPERS):
+        return unwrapped(native.module)
     inside: Any = getattr(native, "_orig_mod", native)
-    return inside  # type: ignore[no-any-return]
+    return inside if inside is native else unwrapped(inside)
 
 
 def tensors(native: nn.Module) -> dict[str, Tensor]:
@@ -40,8 +45,9 @@ def tensors(native: nn.Module) -> dict[str, Tensor]:
 
 
 def as_array(tensor: Tensor) -> Array:
-    """A contiguous copy."""
-    return np.array(tensor.detach().cpu().numpy(), order="C")
+    """A contiguous copy; of bfloat16, which NumPy has not, in float32."""
+    values = tensor.detach().cpu()
+    return np.array((values.float() if values.dtype == torch.bfloat16 else values).numpy(), order="C")
 
 
 def place(native: nn.Module) -> tuple[torch.device, torch.dtype]:
