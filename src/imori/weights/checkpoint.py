@@ -80,6 +80,14 @@ def widened(data: bytes, shape: Shape) -> npt.NDArray[np.float32]:
     return bits.view(np.float32).reshape(shape)
 
 
+def computable(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Floats that every framework computes with: in the machine's byte order, long doubles as float64."""
+    if values.dtype.kind != "f":
+        return values
+    with np.errstate(over="ignore"):  # it becomes infinite, which is refused where the names are known
+        return values.astype(f"f{min(values.dtype.itemsize, 8)}", copy=False)
+
+
 def _read_pytorch(path: Path) -> Weights:
     if importlib.util.find_spec("torch") is None:
         raise FrameworkMissing(
