@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from imori.errors import WeightsError
 from imori.shapes import resolve
@@ -211,3 +212,17 @@ def test_a_long_double_that_float64_cannot_hold_is_refused(tmp_path: Path) -> No
     np.savez(tmp_path / "a.npz", weight=KERNEL.T, bias=np.full(2, "1e4000", np.longdouble))
     with pytest.raises(WeightsError, match="bias holds values that are not finite"):
         read_native(tmp_path / "a.npz", ROOT)
+
+
+# --- prefixes that are the network's own ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("role", ["weight", "kernel"], ids=["torch", "flax"])
+def test_a_child_called_module_is_no_wrapper(tmp_path: Path, wrapper: str, role: str) -> None:
+    root = resolve(Chain(module=Chain(fc=Linear(2, bias=False))), (3,))
+    tensors = {f"{wrapper}module.fc.{role}": KERNEL if role == "kernel" else np.ascontiguousarray(KERNEL.T)}
+    safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors")
+    found = read_native(tmp_path / "a.safetensors", root)
+    assert list(found) == ["module.fc.weight"]
+    assert (found["module.fc.weight"] == KERNEL.T).all()

@@ -7,7 +7,7 @@ import importlib.util
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ COUNTERS = ("num_batches_tracked", "n_averaged")
 """Counts of batches and of averaged models, which no network computes with: left out, and nothing else is."""
 
 
-def read_checkpoint(path: Path) -> Weights:
+def read_checkpoint(path: Path, layers: Collection[str] = ()) -> Weights:
     """Name -> array under the file's own names, out of its wrappers, without counters.
+
+    `layers` are the paths of the network's own, where they are known: what begins them is no wrapper's prefix.
 
     Values keep their dtype where NumPy has it; bfloat16, which it has not, becomes float32. WeightsError for a file
     that cannot be read, holds code, or holds anything but floats.
@@ -48,7 +50,7 @@ def read_checkpoint(path: Path) -> Weights:
     names = [name for name in held if name.rpartition(".")[2] not in COUNTERS]
     if not names:
         raise WeightsError(f"{path} holds no weights; save model.state_dict()")
-    start = len(_prefix(names))
+    start = len(_prefix(names, layers))
     tensors = {name[start:]: held[name] for name in names}
     for name, value in tensors.items():
         if value.dtype.kind != "f":
@@ -56,10 +58,12 @@ def read_checkpoint(path: Path) -> Weights:
     return tensors
 
 
-def _prefix(names: list[str]) -> str:
-    """The wrappers' prefixes that all names have."""
+def _prefix(names: list[str], layers: Collection[str]) -> str:
+    """The wrappers' prefixes that all names have, before those of the layers."""
     prefix = ""
     while more := next((p for p in PREFIXES if all(name.startswith(prefix + p) for name in names)), ""):
+        if any(name.removeprefix(prefix).rpartition(".")[0] in layers for name in names):
+            break
         prefix += more
     return prefix
 

@@ -64,7 +64,7 @@ def read_native(path: Path, root: Node) -> Weights:
     elif path.suffix == ".onnx":
         found, _ = onnx_tensors(path)
     elif path.suffix.lower() in (".safetensors", *PYTORCH):
-        held = read_checkpoint(path)
+        held = read_checkpoint(path, {node.path for node in flat(root)})
         found = _flax(held, root) if any(_split(name)[1] == "kernel" for name in held) else _torch(held)
     else:
         raise no_weights(path)
