@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import pickle
+import pickletools
 import re
 import warnings
 import zipfile
@@ -27,6 +30,8 @@ PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel, averaging and torch.compile put before every name."""
 MOST_SHARED = 4
 """How many tensors may have the same bytes of a file, on average: any number can, and each becomes an array."""
+MOST_PICKLE = 2**16
+"""Bytes of a pickle that are looked through for the name of what it holds."""
 COUNTERS = ("num_batches_tracked", "n_averaged")
 """Counts of batches and of averaged models, which no network computes with: left out, and nothing else is."""
 
@@ -111,7 +116,7 @@ def _read_pytorch(path: Path) -> Weights:
     except WeightsError:
         raise
     except Exception as error:  # torch raises nearly anything at a damaged file
-        raise WeightsError(f"{path} {_refusal(error)}") from error
+        raise WeightsError(f"{path} {_refusal(path, error)}") from error
     try:
         state = {str(name): tensor.detach() for name, tensor in _state(held).items()}
         size, most = sum(tensor.numel() * tensor.element_size() for tensor in state.values()), path.stat().st_size
@@ -123,19 +128,50 @@ def _read_pytorch(path: Path) -> Weights:
 
 
 def _is_plain(path: Path) -> bool:
-    """True. WeightsError for an archive that is packed, which could unpack to any size; torch.save packs none."""
+    """True. WeightsError for an archive that is packed, which could unpack to any size, or damaged.
+
+    torch.save packs none. Its checksums are 0 where it was told not to compute them; torch.load compares none.
+    """
     with zipfile.ZipFile(path) as archive:
-        packed = next((info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED), None)
-    if packed is not None:
-        raise WeightsError(f"{path} holds {packed!r:.80} packed, and was not read; save it by torch.save")
+        held = archive.infolist()
+        packed = next((info.filename for info in held if info.compress_type != zipfile.ZIP_STORED), None)
+        if packed is not None:
+            raise WeightsError(f"{path} holds {packed!r:.80} packed, and was not read; save it by torch.save")
+        damaged = archive.testzip() if any(info.CRC for info in held) else None
+    if damaged is not None:
+        raise WeightsError(f"{path}: its {damaged!r:.80} is damaged: the checksum is another; fetch or copy it anew")
     return True
 
 
-def _refusal(error: Exception) -> str:
-    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"holds {found[1]}, which could run code, and was not read; save model.state_dict() by itself"
+def _refusal(path: Path, error: Exception) -> str:
+    """What is said of a file that PyTorch refuses: not its advice, which is to let the code in it run."""
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if name := refused[1] if refused else _first_object(path):
+        return (
+            f"holds {name}, which could run code, and was not read: only tensors are; save model.state_dict() by"
+            " torch.save, or as .safetensors"
+        )
     said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return f"cannot be read as a checkpoint of PyTorch ({said}); it may be cut short or another kind of file"
+    why = "" if "weights_only" in said else f" ({said})"
+    return f"cannot be read as a checkpoint of PyTorch{why}; it may be cut short or another kind of file"
+
+
+def _first_object(path: Path) -> str:
+    """What a pickle that is no archive names first, as "os.system"; "" for one that names nothing, and no pickle."""
+    with open(path, "rb") as file:
+        start = file.read(MOST_PICKLE)
+    if not start.startswith(pickle.PROTO):
+        return ""
+    texts: list[str] = []
+    with contextlib.suppress(ValueError):  # where it is cut, and at what is no pickle
+        for code, argument, _ in pickletools.genops(start):
+            if code.name == "GLOBAL":
+                return str(argument).replace(" ", ".")
+            if code.name == "STACK_GLOBAL":
+                return ".".join(texts[-2:])
+            if isinstance(argument, str):
+                texts.append(argument)
+    return ""
 
 
 def _state(held: Any) -> Mapping[str, Any]:
