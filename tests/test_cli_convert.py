@@ -122,6 +122,19 @@ def test_published_weights(converted, tmp_path: Path) -> None:
         assert all((held[name] == value).all() for name, value in weights.items())
 
 
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors", "a.onnx", "a.pth"])
+def test_an_extension_in_capitals_is_read(converted, command, digits_run: Path, tmp_path: Path, name: str) -> None:
+    file = converted(digits_run, {"a.pth": "torch", "a.onnx": "onnx"}.get(name, "numpy"), name)
+    file = file.rename(tmp_path / "b").rename(tmp_path / name.upper())
+    flags = ("--model", "lenet", "--classes", 10, "--channels", 1) if name == "a.pth" else ()
+    with np.load(converted(file, "numpy", "c.npz", *flags)) as held:
+        weights, _ = read_model(digits_run / "model.safetensors")
+        assert all((held[name] == value).all() for name, value in weights.items())
+    if name in ("a.safetensors", "a.onnx"):
+        assert command("show", file).code == 0
+        assert imori.load(file).classes == imori.load(digits_run).classes
+
+
 def test_auxiliary_heads_are_left_out(converted, tmp_path: Path) -> None:
     tree = imori.model("googlenet", classes=3)
     save_model(
@@ -272,6 +285,12 @@ def test_flags_out_of_range(refused, command, converted, digits_run: Path, flag:
     command("compare", file, *flags, "--frameworks", "numpy", flag, value).refuses(said)
     if flag != "--source":
         command("compare", "lenet", "--frameworks", "numpy", flag, value).refuses(said)
+
+
+def test_a_class_that_is_no_text(converted, digits_run: Path, tmp_path: Path) -> None:
+    file, names = converted(digits_run, "torch", "a.pth"), [*"012345678", "\ud800"]
+    with pytest.raises(ConversionError, match=r"'\\ud800' holds half of a character.*another name"):
+        imori.convert(file, "numpy", tmp_path / "b.npz", model="lenet", classes=names, channels=1)
 
 
 @pytest.mark.parametrize("classes", [[1, 2], "cd", 2.5, ["a", None], object])

@@ -17,6 +17,7 @@ from imori.pretrained.reading import is_published, pretrained
 from imori.shapes import resolve
 from imori.train.run import Run, preprocessing_of
 from imori.weights import Card, read_weights, restrict
+from imori.weights.file import is_text
 from imori.weights.names import Weights
 from imori.weights.native import ENDS, native_card, no_weights, read_native
 from imori.weights.reading import check_source
@@ -106,4 +107,7 @@ def _names(classes: object) -> tuple[str, ...]:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise ConversionError(f"{twice!r} names two of the classes; each must have its own name")
+    half = next((name for name in names if not is_text(name)), None)
+    if half is not None:
+        raise ConversionError(f"{half!r:.80} holds half of a character, which is no text; give the class another name")
     return names

@@ -36,6 +36,10 @@ def test_a_layer_of_keras_by_its_name(tmp_path: Path) -> None:
     assert (found["weight"] == KERNEL.T).all()
 
 
+def test_an_extension_in_capitals(tmp_path: Path) -> None:
+    assert (read_native(save_h5(tmp_path / "A.WEIGHTS.H5", "output"), ROOT)["weight"] == KERNEL.T).all()
+
+
 def test_layers_without_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"does not name its layers.*save a \.keras"):
         read_native(save_h5(tmp_path / "a.weights.h5", None), ROOT)
@@ -187,7 +191,7 @@ def test_a_member_is_unpacked_no_further_than_its_limit(tmp_path: Path, name: st
         tracemalloc.stop()
 
 
-# --- dtypes that no framework has --------------------------------------------------------------------------------------
+# --- dtypes that no framework has -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

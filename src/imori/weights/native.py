@@ -56,19 +56,20 @@ def read_native(path: Path, root: Node) -> Weights:
 
     WeightsError for a file that cannot be read, holds code, or is of another network.
     """
-    if path.name.endswith((".keras", ".weights.h5")):
+    name = path.name.lower()
+    if name.endswith((".keras", ".weights.h5")):
         found = _keras(path, root)
-    elif path.suffix == ".npz":
+    elif name.endswith(".npz"):
         held = {name: value for name, value in _read_npz(path, _most(root)).items() if name != ABOUT}
         found = held if held.keys() & shapes_of(root).keys() else _chainer(held, root)
-    elif path.suffix == ".onnx":
+    elif name.endswith(".onnx"):
         found, _ = onnx_tensors(path)
-    elif path.suffix.lower() in (".safetensors", *PYTORCH):
+    elif name.endswith((".safetensors", *PYTORCH)):
         held = read_checkpoint(path, {node.path for node in flat(root)})
         found = _flax(held, root) if any(_split(name)[1] == "kernel" for name in held) else _torch(held)
     else:
         raise no_weights(path)
-    wrong = next((name for name, value in found.items() if value.dtype.kind != "f"), None)
+    wrong = next((ours for ours, value in found.items() if value.dtype.kind != "f"), None)
     if wrong is not None:
         raise WeightsError(f"{path}: {wrong} is of {found[wrong].dtype}, and weights are floats; name another file")
     return fitting(found, root, path)
@@ -82,15 +83,16 @@ def no_weights(path: Path) -> WeightsError:
 def native_card(path: Path) -> Card | None:
     """What a file says of itself; None where it says nothing, as one of PyTorch or of another writer."""
     said: Mapping[str, str] | None = None
-    if path.suffix == ".safetensors":
+    kind = path.suffix.lower()
+    if kind == ".safetensors":
         with opened(path) as file:
             said = file.metadata()
-    elif path.suffix == ".npz":
+    elif kind == ".npz":
         held = _read_npz(path, MOST_ABOUT, (ABOUT,))
         said = _parsed(str(held[ABOUT]), path) if ABOUT in held else None
-    elif path.suffix == ".keras":
+    elif kind == ".keras":
         said = _in_archive(path)
-    elif path.suffix == ".onnx":
+    elif kind == ".onnx":
         _, said = onnx_tensors(path)
     return card_of(path, said) if said and "imori" in said else None
 

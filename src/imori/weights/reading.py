@@ -42,7 +42,7 @@ def read_members(path: str | Path) -> list[tuple[Weights, Card]]:
 def _stored(path: Path) -> tuple[Weights, dict[str, str]]:
     if path.name.lower().endswith(OTHERS) and path.exists():
         raise WeightsError(f"{path} is a file of another framework's; {remade(path)}")
-    return onnx_tensors(path) if path.suffix == ".onnx" else model_tensors(path)
+    return onnx_tensors(path) if path.suffix.lower() == ".onnx" else model_tensors(path)
 
 
 def check_source(source: str) -> None:
@@ -71,7 +71,7 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if source == "imori":
-        weights, metadata = onnx_tensors(path) if path.suffix == ".onnx" else read_tensors(path)
+        weights, metadata = onnx_tensors(path) if path.suffix.lower() == ".onnx" else read_tensors(path)
         shape = shape or card_of(path, metadata).input
     else:
         shape = shape or SHAPE
