@@ -12,7 +12,7 @@ from typing import SupportsIndex
 from imori import catalogue
 from imori import tree as t
 from imori.classifier import located
-from imori.errors import ConversionError
+from imori.errors import ConversionError, ImoriWarning
 from imori.pretrained.reading import is_published, pretrained
 from imori.shapes import resolve
 from imori.train.run import Run, preprocessing_of
@@ -54,7 +54,7 @@ def source_of(
         raise ConversionError(f"{path} is a SavedModel, which is a program; name the run or file that it was made from")
     theirs = None if source == "imori" else source
     if model is not None and classes is None and channels in (None, 3) and is_published(path):
-        made = pretrained(model, path, source=theirs, size=size, note=warnings.warn)
+        made = pretrained(model, path, source=theirs, size=size, note=_note)
         tree = t.without_heads(made.card.tree)
         return Source(replace(made.card, tree=tree), restrict(made.weights, tree), made.file)
     file, run = located(path)
@@ -80,6 +80,10 @@ def source_of(
     root = resolve(card.tree, card.input)
     weights = read_weights(file, card.tree, source, card.input) if theirs else read_native(file, root)
     return Source(card, weights, file)
+
+
+def _note(text: str) -> None:
+    warnings.warn(text, ImoriWarning, stacklevel=2)
 
 
 def card_of(

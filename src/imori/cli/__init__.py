@@ -16,11 +16,13 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 from imori.cli.parsing import Parser, UsageError
-from imori.errors import ImoriError, SizeError
+from imori.errors import ImoriError, ImoriWarning, SizeError
 
 OK, WRONG, STOPPED, PIPE_CLOSED = 0, 2, 130, 141
 COMMANDS = {
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _stoppable():
+        with _stoppable(), _noting():
             code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
@@ -113,6 +115,24 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _noting() -> Iterator[None]:
+    """Inside, what imori warns of is a note on standard error, as its other notes are."""
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if issubclass(category, ImoriWarning):
+            from imori.cli.output import warn
+
+            warn(f"note: {message}")
+        else:
+            usual(message, category, *rest)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ImoriWarning)
+        usual, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def parser(command: str) -> Parser:
