@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import pickle
 import pickletools
 import re
 import warnings
@@ -160,7 +159,7 @@ def _first_object(path: Path) -> str:
     """What a pickle that is no archive names first, as "os.system"; "" for one that names nothing, and no pickle."""
     with open(path, "rb") as file:
         start = file.read(MOST_PICKLE)
-    if not start.startswith(pickle.PROTO):
+    if not start.startswith(b"\x80"):  # the opcode PROTO, with which every pickle of Python 3 begins
         return ""
     texts: list[str] = []
     with contextlib.suppress(ValueError):  # where it is cut, and at what is no pickle
