@@ -1,11 +1,14 @@
 """`imori convert` through the command line: what it says, what the file is, and every refusal."""
 
 import ast
+import contextlib
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -449,6 +452,56 @@ def test_a_signal_leaves_nothing(command, digits_run: Path, tmp_path: Path, monk
     assert (answer.code, answer.out, answer.err) == (130, "", "stopped\n")
     assert not list(tmp_path.iterdir())
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+@pytest.mark.usefixtures("usual_signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_callback_loses_comes_again(
+    command, digits_run: Path, tmp_path: Path, monkeypatch, number: int
+) -> None:
+    """As in JAX, which has Python's garbage collector call it: nothing can be raised there."""
+    from imori.frameworks import numpy as target
+
+    lost: list[str] = []
+
+    def callback(phase: str, info: object) -> None:
+        if len(lost) < 4:
+            lost.append(phase)
+            signal.raise_signal(number)
+
+    def save(native: object, path: Path, about: object) -> None:
+        path.write_bytes(b"half")
+        gc.callbacks.append(callback)
+        gc.collect()
+        gc.callbacks.remove(callback)
+        ends = time.monotonic() + 20  # where it does not come
+        while time.monotonic() < ends:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(target, "save", save)
+    answer = command("convert", digits_run, "--to", "numpy", tmp_path / "a.npz")
+    assert (answer.code, answer.out, answer.err) == (130, "", "stopped\n")
+    assert lost
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("usual_signals")
+def test_a_signal_that_a_library_keeps_to_itself_ends_the_command_too(
+    command, digits_run: Path, tmp_path: Path, monkeypatch
+) -> None:
+    from imori.frameworks import numpy as target
+
+    save = target.save
+
+    def off(native: object, path: Path, about: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        save(native, path, about)
+
+    monkeypatch.setattr(target, "save", off)
+    answer = command("convert", digits_run, "--to", "numpy", tmp_path / "a.npz")
+    assert answer.code == 130
+    assert answer.err == "stopped\n"
 
 
 def test_logits_that_are_no_numbers_are_refused(refused, tmp_path: Path) -> None:

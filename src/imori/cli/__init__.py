@@ -13,15 +13,13 @@ import errno
 import importlib
 import io
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 from imori.cli.parsing import Parser, UsageError
+from imori.cli.stopping import stoppable
 from imori.errors import ImoriError, ImoriWarning, SizeError
 
 OK, WRONG, STOPPED, PIPE_CLOSED = 0, 2, 130, 141
@@ -69,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _stoppable(), _noting():
+        with stoppable(), _noting():
             code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
@@ -85,36 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say("error: the memory is full; close other programs", WRONG)
     except OSError as error:
         return _say(f"error: {_system(error)}", WRONG)
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Inside, SIGTERM is as Ctrl-C is: KeyboardInterrupt, after which a command leaves nothing half-written.
-
-    It comes out whatever else became of it on its way: a library that is being imported makes an error of its own.
-    """
-    asked = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        raise KeyboardInterrupt
-
-    usual = (signal.SIG_DFL, signal.default_int_handler)
-    main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
-    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) in usual}
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        if asked:
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
