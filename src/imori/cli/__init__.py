@@ -16,7 +16,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TextIO
 
 from imori.cli.parsing import Parser, UsageError
 from imori.cli.stopping import stoppable
@@ -89,13 +89,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _noting() -> Iterator[None]:
     """Inside, what imori warns of is a note on standard error, as its other notes are."""
 
-    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if issubclass(category, ImoriWarning):
             from imori.cli.output import warn
 
             warn(f"note: {message}")
         else:
-            usual(message, category, *rest)
+            usual(message, category, filename, lineno, file, line)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", ImoriWarning)
