@@ -20,6 +20,8 @@ import torch
 
 import imori
 from imori import conversion, frameworks
+from imori.cli import stopping
+from imori.cli.stopping import SOON
 from imori.comparison import largest_difference
 from imori.errors import ConversionError, ImoriError
 from imori.tree import Chain, Conv, GlobalAvgPool, Linear
@@ -482,6 +484,30 @@ def test_a_signal_that_a_callback_loses_comes_again(
     answer = command("convert", digits_run, "--to", "numpy", tmp_path / "a.npz")
     assert (answer.code, answer.out, answer.err) == (130, "", "stopped\n")
     assert lost
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("usual_signals")
+def test_a_signal_waits_for_a_compiled_module(command, digits_run: Path, tmp_path: Path, monkeypatch) -> None:
+    """In the initialisation of JAX's, the exception ended the process by SIGABRT."""
+    from imori.frameworks import numpy as target
+
+    initialised: list[int] = []
+
+    def initialise() -> None:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(3 * SOON)
+        initialised.append(signal.SIGINT)
+
+    def save(native: object, path: Path, about: object) -> None:
+        initialise()
+        time.sleep(20)
+
+    monkeypatch.setattr(stopping, "COMPILED", {initialise.__code__})
+    monkeypatch.setattr(target, "save", save)
+    answer = command("convert", digits_run, "--to", "numpy", tmp_path / "a.npz")
+    assert (answer.code, answer.err) == (130, "stopped\n")
+    assert initialised
     assert not list(tmp_path.iterdir())
 
 

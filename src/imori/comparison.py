@@ -40,7 +40,8 @@ LEAST = 0.05
 """Seconds that a round takes at least, by repeating what is quick."""
 REFUSED = 3
 """How the process of a framework ends where imori itself refuses, by one line."""
-CALL = "import sys; from imori.comparison import main; sys.exit(main(*sys.argv[1:]))"
+CALL = "import gc, sys; from imori.comparison import main; code = main(*sys.argv[1:]); gc.freeze(); sys.exit(code)"
+"""It ends as the command line does: see `imori.__main__`."""
 BACKENDS = ("tensorflow", "jax", "torch")
 """Of Keras, those that train: it has others that only predict."""
 PACKAGES = {"onnx": "onnxruntime", "tensorflow": "tensorflow-cpu"}

@@ -7,11 +7,15 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
 SOON = 0.01
-"""Seconds after which a signal comes again that was raised where nothing can be."""
+"""Seconds after which a signal comes again that came where nothing can be raised."""
+COMPILED = {getattr(ExtensionFileLoader, name).__code__ for name in ("create_module", "exec_module")}
+"""What runs while a compiled module is initialised: an exception there has killed the process in JAX and PyTorch."""
 
 
 @contextlib.contextmanager
@@ -19,20 +23,32 @@ def stoppable() -> Iterator[None]:
     """Inside, SIGTERM is as Ctrl-C is: KeyboardInterrupt.
 
     It comes out whatever became of it on its way. A library that is being imported makes an error of its own of it. In
-    a callback of Python's garbage collector, as JAX has one, it is printed and lost: there it comes again.
+    a callback of Python's garbage collector, as JAX has one, it is printed and lost: there it comes again, and so it
+    does where a compiled module is being initialised.
     """
-    asked = 0
-    timers: list[threading.Timer] = []
+    asked: signal.Signals | None = None
+    ended, here = False, threading.get_ident()
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        asked = number
-        raise KeyboardInterrupt
+        asked = signal.Signals(number)
+        while frame is not None and frame.f_code not in COMPILED:
+            frame = frame.f_back
+        if frame is None:
+            raise KeyboardInterrupt
+        _thread.start_new_thread(again, ())
+
+    def again() -> None:
+        time.sleep(SOON)
+        if asked and not ended:
+            if sys.platform == "win32":
+                _thread.interrupt_main(asked)
+            else:
+                signal.pthread_kill(here, asked)  # which wakes it, too
 
     def lost(what: sys.UnraisableHookArgs) -> None:
         if asked and issubclass(what.exc_type, KeyboardInterrupt):
-            timers.append(threading.Timer(SOON, _thread.interrupt_main, [asked]))
-            timers[-1].start()
+            _thread.start_new_thread(again, ())  # threading's would wait until it runs, and could be interrupted
         else:
             usual_hook(what)
 
@@ -52,9 +68,7 @@ def stoppable() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
-        for timer in timers:
-            timer.cancel()
-            timer.join()
+        ended = True
         sys.unraisablehook = usual_hook
         for number, handler in before.items():
             signal.signal(number, handler)
