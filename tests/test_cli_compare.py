@@ -104,10 +104,19 @@ def test_all_is_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("numpy,tourch", ("there is no framework 'tourch'", "did you mean torch?")),
         ("numpy,torch,numpy", ("numpy is named twice",)),
         ("torch:jax", ("'torch:jax' is no framework", "keras:jax")),
+        ("keras:nosuch", ("keras has no backend 'nosuch'", "keras:tensorflow, keras:jax, keras:torch or keras alone")),
+        ("keras:", ("keras has no backend ''",)),
     ],
 )
 def test_frameworks_that_are_none(command, digits_run: Path, names: str, mentions: tuple[str, ...]) -> None:
     command("compare", digits_run, "--frameworks", names).refuses(*mentions)
+
+
+@pytest.mark.parametrize(("flag", "what"), [("--batch-size", "the batch size"), ("--rounds", "the number of rounds")])
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_that_are_none(command, digits_run: Path, flag: str, what: str, value: int) -> None:
+    said = f"{what} is {value}; it must be a whole number from 1"
+    command("compare", digits_run, "--frameworks", "numpy", f"{flag}={value}").refuses(said)
 
 
 def test_a_framework_that_is_not_installed(command, digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
 """`imori convert` through the command line: what it says, what the file is, and every refusal."""
 
 import ast
+import contextlib
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +20,8 @@ import torch
 
 import imori
 from imori import conversion, frameworks
+from imori.cli import stopping
+from imori.cli.stopping import SOON
 from imori.comparison import largest_difference
 from imori.errors import ConversionError, ImoriError
 from imori.tree import Chain, Conv, GlobalAvgPool, Linear
@@ -131,6 +136,19 @@ def test_a_published_file_for_other_classes_asks_for_its_publisher(refused, tmp_
         file.write_bytes(b"x")
     flags = ("--model", "resnet18", "--classes", 7)
     refused(file, "numpy", "b.npz", "If the file is of torchvision, timm or keras", "--source keras", flags=flags)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors", "a.onnx", "a.pth"])
+def test_an_extension_in_capitals_is_read(converted, command, digits_run: Path, tmp_path: Path, name: str) -> None:
+    file = converted(digits_run, {"a.pth": "torch", "a.onnx": "onnx"}.get(name, "numpy"), name)
+    file = file.rename(tmp_path / "b").rename(tmp_path / name.upper())
+    flags = ("--model", "lenet", "--classes", 10, "--channels", 1) if name == "a.pth" else ()
+    with np.load(converted(file, "numpy", "c.npz", *flags)) as held:
+        weights, _ = read_model(digits_run / "model.safetensors")
+        assert all((held[name] == value).all() for name, value in weights.items())
+    if name in ("a.safetensors", "a.onnx"):
+        assert command("show", file).code == 0
+        assert imori.load(file).classes == imori.load(digits_run).classes
 
 
 def test_auxiliary_heads_are_left_out(converted, tmp_path: Path) -> None:
@@ -283,6 +301,12 @@ def test_flags_out_of_range(refused, command, converted, digits_run: Path, flag:
     command("compare", file, *flags, "--frameworks", "numpy", flag, value).refuses(said)
     if flag != "--source":
         command("compare", "lenet", "--frameworks", "numpy", flag, value).refuses(said)
+
+
+def test_a_class_that_is_no_text(converted, digits_run: Path, tmp_path: Path) -> None:
+    file, names = converted(digits_run, "torch", "a.pth"), [*"012345678", "\ud800"]
+    with pytest.raises(ConversionError, match=r"'\\ud800' holds half of a character.*another name"):
+        imori.convert(file, "numpy", tmp_path / "b.npz", model="lenet", classes=names, channels=1)
 
 
 @pytest.mark.parametrize("classes", [[1, 2], "cd", 2.5, ["a", None], object])
@@ -441,6 +465,80 @@ def test_a_signal_leaves_nothing(command, digits_run: Path, tmp_path: Path, monk
     assert (answer.code, answer.out, answer.err) == (130, "", "stopped\n")
     assert not list(tmp_path.iterdir())
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+@pytest.mark.usefixtures("usual_signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_callback_loses_comes_again(
+    command, digits_run: Path, tmp_path: Path, monkeypatch, number: int
+) -> None:
+    """As in JAX, which has Python's garbage collector call it: nothing can be raised there."""
+    from imori.frameworks import numpy as target
+
+    lost: list[str] = []
+
+    def callback(phase: str, info: object) -> None:
+        if len(lost) < 4:
+            lost.append(phase)
+            signal.raise_signal(number)
+
+    def save(native: object, path: Path, about: object) -> None:
+        path.write_bytes(b"half")
+        gc.callbacks.append(callback)
+        gc.collect()
+        gc.callbacks.remove(callback)
+        ends = time.monotonic() + 20  # where it does not come
+        while time.monotonic() < ends:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(target, "save", save)
+    answer = command("convert", digits_run, "--to", "numpy", tmp_path / "a.npz")
+    assert (answer.code, answer.out, answer.err) == (130, "", "stopped\n")
+    assert lost
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("usual_signals")
+def test_a_signal_waits_for_a_compiled_module(command, digits_run: Path, tmp_path: Path, monkeypatch) -> None:
+    """In the initialisation of JAX's, the exception ended the process by SIGABRT."""
+    from imori.frameworks import numpy as target
+
+    initialised: list[int] = []
+
+    def initialise() -> None:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(3 * SOON)
+        initialised.append(signal.SIGINT)
+
+    def save(native: object, path: Path, about: object) -> None:
+        initialise()
+        time.sleep(20)
+
+    monkeypatch.setattr(stopping, "COMPILED", {initialise.__code__})
+    monkeypatch.setattr(target, "save", save)
+    answer = command("convert", digits_run, "--to", "numpy", tmp_path / "a.npz")
+    assert (answer.code, answer.err) == (130, "stopped\n")
+    assert initialised
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("usual_signals")
+def test_a_signal_that_a_library_keeps_to_itself_ends_the_command_too(
+    command, digits_run: Path, tmp_path: Path, monkeypatch
+) -> None:
+    from imori.frameworks import numpy as target
+
+    save = target.save
+
+    def off(native: object, path: Path, about: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        save(native, path, about)
+
+    monkeypatch.setattr(target, "save", off)
+    answer = command("convert", digits_run, "--to", "numpy", tmp_path / "a.npz")
+    assert answer.code == 130
+    assert answer.err == "stopped\n"
 
 
 def test_logits_that_are_no_numbers_are_refused(refused, tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def test_what_was_taken_for_granted_is_said(command, real, pets: list[Path]) -> 
         "predict", "mobilenet_v1", "--weights", real("mobilenet_0.25_128"), "--framework", "numpy", pets[20]
     )
     assert answer.code == 0
-    assert "may be for 224, 192, 160, 128 pixels, and is used as the first" in answer.err
+    assert (
+        "may be for 224, 192, 160, 128 pixels, and is used as the first; name another size, as --size 128" in answer.err
+    )
     assert "trained this model" not in answer.err
 
 
@@ -202,6 +204,16 @@ def test_a_published_file_is_converted_with_its_names_and_preprocessing(command,
     assert made.classes == imagenet_classes()
     assert made.preprocessing == published.preprocessing
     assert made.predict(pets[:2]) == published.predict(pets[:2])
+
+
+def test_what_a_conversion_takes_for_granted_is_a_note(command, real, tmp_path: Path) -> None:
+    weights = real("mobilenet_0.25_128")
+    answer = command("convert", weights, "--model", "mobilenet_v1", "--to", "numpy", tmp_path / "a.npz")
+    assert answer.code == 0
+    assert answer.err == (
+        f"note: {weights} may be for 224, 192, 160, 128 pixels, and is used as the first; name another size, as"
+        " --size 128\n"
+    )
 
 
 def test_with_classes_that_are_given_a_file_is_not_taken_for_the_published_one(command, real, tmp_path: Path) -> None:

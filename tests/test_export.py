@@ -1,6 +1,7 @@
 """A file of ONNX: what it takes and gives, what it says of itself, and its life without imori."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ import imori
 from imori import tree as t
 from imori.data import Preprocessing, open_photo
 from imori.errors import DataError, FrameworkMissing, ImoriError, RunError, WeightsError
+from imori.export import export_members
 from imori.weights import Card, initial_weights, read_model
 from imori.weights.file import partial_of
 
@@ -32,11 +34,13 @@ NET = t.Chain(
 )
 HOW = Preprocessing((32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 CARD = Card(NET, (3, 32, 32), ("cat", "dog", "イモリ"), HOW.to_data(), {"epoch": 2}, "net", "numpy")
-DECODING = """
-    image.draft("RGB", (32, 32))  # the network's width and height
-    photo = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-"""
-"""How the README has a photo read where imori is not."""
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+(WITHOUT_IT,) = (
+    code
+    for code in re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    if "InferenceSession" in code
+)
+"""How the README has a file used where imori is not."""
 
 
 def session(path: Path) -> Any:
@@ -80,6 +84,7 @@ def test_without_preprocessing_images_become_logits(tmp_path: Path) -> None:
     bare = Card(NET, CARD.input, CARD.classes, {})
     imori.export_onnx(tmp_path / "net.onnx", weights_of(), bare, preprocessing=False)
     made = session(tmp_path / "net.onnx")
+    assert "decode" not in made.get_modelmeta().custom_metadata_map
     (given,), (got,) = made.get_inputs(), made.get_outputs()
     assert (given.name, given.type, given.shape) == ("images", "tensor(float)", ["N", 3, 32, 32])
     assert (got.name, got.shape) == ("logits", ["N", 3])
@@ -93,8 +98,20 @@ def test_it_says_what_it_is(file: Path) -> None:
     assert json.loads(said["classes"]) == list(CARD.classes)
     assert Preprocessing.from_data(json.loads(said["preprocessing"])) == HOW
     assert t.from_json(said["tree"]) == imori.without_heads(NET)
+    assert json.loads(said["decode"]) == ["RGB", [32, 32]]
     names = {each.name for each in onnx.load(file).graph.initializer}
     assert {name for name in names if not name.startswith("/")} == {n for n in weights_of() if not n.startswith("aux")}
+
+
+def test_it_says_how_photos_are_decoded(tmp_path: Path) -> None:
+    """As (width, height), no side smaller than any member needs, and in grey only where all of them are."""
+    hows = [Preprocessing((24, 40), 1, share=0.875), Preprocessing((32, 32), 1), Preprocessing((16, 16), 3)]
+    cards = [Card(NET, (how.channels, *how.size), CARD.classes, how.to_data()) for how in hows]
+    members = [(weights_of(NET, card.input), card) for card in cards]
+    for count, said in ((1, ["L", [46, 28]]), (2, ["L", [46, 32]]), (3, ["RGB", [46, 32]])):
+        export_members(tmp_path / "net.onnx", members[:count])
+        found = session(tmp_path / "net.onnx").get_modelmeta().custom_metadata_map["decode"]
+        assert json.loads(found) == said
 
 
 def test_equal_models_are_equal_files(file: Path, tmp_path: Path) -> None:
@@ -206,18 +223,45 @@ def largest_difference(file: Path, model: Any, photos: list[Path], read: Any) ->
     return largest
 
 
-def by_pillow(how: Preprocessing) -> Any:
+def by_pillow(file: Path) -> Any:
     """Reads a photo as the README says."""
-    assert DECODING in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    code = textwrap.dedent(DECODING).replace("(32, 32)", str(how.least[::-1]))
+    _, decoding, _ = re.split(r"^with .*\n|^probabilities", WITHOUT_IT, flags=re.MULTILINE)
+    metadata = session(file).get_modelmeta().custom_metadata_map
 
     def read(path: Path) -> np.ndarray:
         with Image.open(path) as image:
-            names: dict[str, Any] = {"np": np, "ImageOps": ImageOps, "image": image}
-            exec(code, names)  # noqa: S102
+            names: dict[str, Any] = {"np": np, "json": json, "ImageOps": ImageOps, "image": image, "metadata": metadata}
+            exec(textwrap.dedent(decoding), names)  # noqa: S102
         return names["photo"]  # type: ignore[no-any-return]
 
     return read
+
+
+LARGE = ((66, 66), (72, 90), (140, 75), (151, 160), (300, 310))
+"""Heights and widths of JPEGs that are decoded at a half, a quarter or an eighth, and some that are just too small."""
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("share", [1.0, 0.875])
+def test_the_lines_of_the_readme_get_imoris_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, share: float
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    card = Card(NET, (channels, 32, 32), CARD.classes, Preprocessing((32, 32), channels, share=share).to_data())
+    imori.export_onnx("pets.onnx", weights_of(NET, card.input), card)
+    model, photo = imori.load("pets.onnx", "numpy"), Path("photos_new/cat/0.jpg")
+    photo.parent.mkdir(parents=True)
+    found, drafts = [], set()
+    for height, width in LARGE:
+        Image.fromarray(noise(height, width)).save(photo, quality=95)
+        names: dict[str, Any] = {}
+        exec(WITHOUT_IT, names)  # noqa: S102
+        (answer,) = model.predict(photo, top=3)
+        own = [dict(answer.top)[name] for name in names["classes"]]
+        found.append(np.abs(names["probabilities"][0] - own).max())
+        drafts.add(names["photo"].shape[0] / height)
+    assert max(found) <= 2e-6
+    assert len(drafts) > 2, "some are decoded smaller"
 
 
 def of_every_mode(folder: Path) -> list[Path]:
@@ -256,7 +300,7 @@ def test_photos_of_every_mode_get_imoris_answer(tmp_path: Path, channels: int) -
     by_imori = largest_difference(
         tmp_path / "net.onnx", model, photos, lambda photo: np.asarray(open_photo(photo, least=how.least))
     )
-    by_the_readme = largest_difference(tmp_path / "net.onnx", model, photos[:-2], by_pillow(how))
+    by_the_readme = largest_difference(tmp_path / "net.onnx", model, photos[:-2], by_pillow(tmp_path / "net.onnx"))
     print(f"{channels} channels: {by_imori:.1e} by imori.data.open_photo, {by_the_readme:.1e} by Pillow alone")
     assert max(by_imori, by_the_readme) <= 2e-6
 
@@ -265,7 +309,7 @@ def exported(run: Path, photos: list[Path]) -> float:
     """A run as ONNX: how far its answers to photos are from imori's own."""
     model = imori.load(run, "numpy")
     model.export_onnx(run / "model.onnx")
-    return largest_difference(run / "model.onnx", model, photos, by_pillow(model.preprocessing))
+    return largest_difference(run / "model.onnx", model, photos, by_pillow(run / "model.onnx"))
 
 
 def test_a_run_answers_as_imori_does_and_trains_on_from_its_file(pets_run: Path, tmp_path: Path) -> None:
@@ -300,9 +344,8 @@ NET_OF_TWO = t.Chain(
 def test_real_photos_get_imoris_answer(cats_dogs: Path, data_root: Path, every: int) -> None:
     photos = sorted((data_root / "cats_dogs").rglob("*.jpg"))[::every]
     difference = exported(cats_dogs, photos)
-    grey = imori.load(cats_dogs).preprocessing.channels == 1
-    print(f"{len(photos)} photos{' in grey' if grey else ''}: probabilities differ by {difference:.1e}")
-    assert difference <= (1e-3 if grey else 2e-6)  # imori decodes a JPEG as grey at once, without its colours
+    print(f"{len(photos)} photos: probabilities differ by {difference:.1e}")
+    assert difference <= 2e-6
 
 
 def test_a_file_predicts_by_every_command(file: Path, tmp_path: Path, command: Any) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from imori import frameworks
+from imori import catalogue, frameworks
 from imori import tree as t
 from imori.errors import ImoriError
 from imori.frameworks.base import Array, Setup
@@ -40,7 +40,10 @@ LEAST = 0.05
 """Seconds that a round takes at least, by repeating what is quick."""
 REFUSED = 3
 """How the process of a framework ends where imori itself refuses, by one line."""
-CALL = "import sys; from imori.comparison import main; sys.exit(main(*sys.argv[1:]))"
+CALL = "import gc, sys; from imori.comparison import main; code = main(*sys.argv[1:]); gc.freeze(); sys.exit(code)"
+"""It ends as the command line does: see `imori.__main__`."""
+BACKENDS = ("tensorflow", "jax", "torch")
+"""Of Keras, those that train: it has others that only predict."""
 PACKAGES = {"onnx": "onnxruntime", "tensorflow": "tensorflow-cpu"}
 """Whose version is a framework's, where that is another package."""
 
@@ -94,8 +97,10 @@ def compare(
 
     `model` is a run, a file of weights as `imori.convert` takes it (with `network`, the name of its network, where it
     does not say so), or a name of the catalogue, whose weights are then random. `names` are frameworks, "keras:jax" is
-    Keras on that backend; () is every one that is installed, NumPy first. ImoriError where the first gives no figures.
+    Keras on that backend; () is every one that is installed, NumPy first. ImoriError where the first gives no figures,
+    and for a number of images or rounds that is not from 1.
     """
+    batch, rounds = catalogue.whole("the batch size", batch), catalogue.whole("the number of rounds", rounds)
     chosen = _chosen(names)
     card, weights = _given(model, network, classes, source, channels, size)
     with tempfile.TemporaryDirectory(prefix="imori-") as place:
@@ -117,6 +122,8 @@ def _chosen(names: Sequence[str]) -> list[str]:
         frameworks.check_installed(name.partition(":")[0])
         if ":" in name and not name.startswith("keras:"):
             raise ImoriError(f"{name!r} is no framework: a backend is named for keras alone, as keras:jax")
+        if ":" in name and (backend := name.partition(":")[2]) not in BACKENDS:
+            raise ImoriError(f"keras has no backend {backend!r}; name keras:{', keras:'.join(BACKENDS)} or keras alone")
         if names.count(name) > 1:
             raise ImoriError(f"{name} is named twice; name each framework once")
     return list(names)

@@ -80,8 +80,9 @@ def convert(
     takes photos and gives probabilities, as `export_onnx` has it, where the model's preprocessing is known; without
     `preprocessing` it takes images that are preprocessed, and gives logits, as the other frameworks' files do.
 
-    ConversionError where the numbers differ by more than 1e-4 of the largest logit, with the first layer that differs,
-    and where `file` cannot be written so. No file is replaced, and nothing is left behind.
+    ConversionError where the numbers differ by more than 1e-4 of the largest logit, with the first layer that differs
+    where the models do and not the file alone, and where `file` cannot be written so. No file is replaced, and nothing
+    is left behind.
     """
     file = path_of("file", file)
     target = frameworks.get(to)

@@ -9,6 +9,10 @@ class ImoriError(Exception):
     """The root of every error that imori raises about its input."""
 
 
+class ImoriWarning(UserWarning):
+    """What imori took for granted, or left out, and goes on with; the command line prints it as a note."""
+
+
 class TreeError(ImoriError, ValueError):
     """A network that cannot be written or built: the path, the shape there, and what would fit."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 from imori import frameworks
 from imori import tree as t
 from imori.data import Preprocessing
-from imori.data.photos import check_channels
+from imori.data.photos import MODES, check_channels
 from imori.errors import ConversionError, WeightsError
 from imori.train.run import preprocessing_of
 from imori.weights import Card, check, restrict
 from imori.weights.ensemble import metadata_of
 from imori.weights.file import network_of, path_of, written
 from imori.weights.names import Weights
+
+DECODE = "decode"
+"""In the metadata of an ONNX file: how its user has Pillow decode a photo as imori does."""
 
 
 def export_onnx(path: str | Path, weights: Weights, card: Card, preprocessing: bool = True) -> None:
@@ -25,7 +29,8 @@ def export_onnx(path: str | Path, weights: Weights, card: Card, preprocessing: b
     With `preprocessing` the input is `photos`, uint8 (N, H, W, 3), red first, upright and of any size, and the output
     `probabilities` (N, classes): what the card says of preprocessing is done inside. Without it the input is `images`,
     float32 (N, C, H, W), already preprocessed, and the output `logits` (N, classes). N is free, and H and W of images
-    are where no layer is bound to them. The metadata hold what a model.safetensors says of itself.
+    are where no layer is bound to them. The metadata hold what a model.safetensors says of itself, and of a file that
+    takes photos how imori decodes them, in `decode`: the mode and (width, height) for `PIL.Image.Image.draft`, as JSON.
 
     ConversionError for a name that does not end in .onnx, or for a folder that is not there; WeightsError if weights,
     classes and tree are not of one network, if the card has no preprocessing, or for more than 2 GB; RunError where the
@@ -35,8 +40,9 @@ def export_onnx(path: str | Path, weights: Weights, card: Card, preprocessing: b
     model = onnx_model(weights, card, path, preprocessing)
     from imori.frameworks.onnx.saving import write
 
+    metadata = replace(card, tree=t.without_heads(card.tree)).metadata()
     with written(path) as beside:
-        write(model, beside, replace(card, tree=t.without_heads(card.tree)).metadata())
+        write(model, beside, metadata | (_decoding([card], path) if preprocessing else {}))
 
 
 def export_members(path: str | Path, members: Sequence[tuple[Weights, Card]]) -> None:
@@ -52,7 +58,15 @@ def export_members(path: str | Path, members: Sequence[tuple[Weights, Card]]) ->
     cards = [replace(card, tree=t.without_heads(card.tree)) for _, card in members]
     orders = [[card.classes.index(name) for name in cards[0].classes] for card in cards]
     with written(path) as beside:
-        write(averaged(models, orders), beside, metadata_of(cards))
+        write(averaged(models, orders), beside, metadata_of(cards) | _decoding(cards, path))
+
+
+def _decoding(cards: Sequence[Card], path: Path) -> dict[str, str]:
+    """What a JPEG is decoded as, for the metadata: grey where no member sees colours, and no smaller than any needs."""
+    known = [_preprocessing(card, path) for card in cards]
+    height, width = (max(sides) for sides in zip(*(how.least for how in known), strict=True))
+    mode = MODES[max(how.channels for how in known)]
+    return {DECODE: json.dumps([mode, [width, height]])}
 
 
 def _file(path: str | Path) -> Path:

@@ -12,11 +12,12 @@ from typing import SupportsIndex
 from imori import catalogue
 from imori import tree as t
 from imori.classifier import located
-from imori.errors import ConversionError, WeightsError
+from imori.errors import ConversionError, ImoriWarning, WeightsError
 from imori.pretrained.reading import is_published, pretrained
 from imori.shapes import resolve
 from imori.train.run import Run, preprocessing_of
 from imori.weights import Card, read_weights, restrict
+from imori.weights.file import is_text
 from imori.weights.names import Weights
 from imori.weights.native import ENDS, native_card, no_weights, read_native
 from imori.weights.reading import check_source
@@ -55,7 +56,7 @@ def source_of(
         raise ConversionError(f"{path} is a SavedModel, which is a program; name the run or file that it was made from")
     theirs = None if source == "imori" else source
     if model is not None and classes is None and channels in (None, 3) and is_published(path):
-        made = pretrained(model, path, source=theirs, size=size, note=warnings.warn)
+        made = pretrained(model, path, source=theirs, size=size, note=_note)
         tree = t.without_heads(made.card.tree)
         return Source(replace(made.card, tree=tree), restrict(made.weights, tree), made.file)
     file, run = located(path)
@@ -89,6 +90,10 @@ def source_of(
         raise WeightsError(f"{error}. {OF_A_PUBLISHER}") from error
 
 
+def _note(text: str) -> None:
+    warnings.warn(text, ImoriWarning, stacklevel=2)
+
+
 def card_of(
     model: str,
     classes: int | Sequence[str],
@@ -114,4 +119,7 @@ def _names(classes: object) -> tuple[str, ...]:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise ConversionError(f"{twice!r} names two of the classes; each must have its own name")
+    half = next((name for name in names if not is_text(name)), None)
+    if half is not None:
+        raise ConversionError(f"{half!r:.80} holds half of a character, which is no text; give the class another name")
     return names

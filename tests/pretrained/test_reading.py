@@ -102,9 +102,11 @@ def test_a_file_of_another_name_is_known_by_its_checksum(tmp_path: Path, monkeyp
         made = pretrained("mobilenet_v2", path, note=notes)
         told = known[1].checksum.endswith(start)
         assert made.card.preprocessing["share"] == (0.875 if told else 224 / 232)
-        assert notes == (
-            [] if told else [f"{path} may be torchvision's IMAGENET1K_V2, IMAGENET1K_V1, and is used as the first"]
+        doubt = (
+            f"{path} may be torchvision's IMAGENET1K_V2, IMAGENET1K_V1, and is used as the first; another is known by"
+            " its publisher's name for the file, as unheard-of.pth"
         )
+        assert notes == ([] if told else [doubt])
 
 
 def test_the_width_is_the_file_s(tmp_path: Path) -> None:

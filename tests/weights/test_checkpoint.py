@@ -1,6 +1,7 @@
 """Files that others wrote: every form of them is read as the same tensors, and no code in them runs."""
 
 import argparse
+import pickle
 import subprocess
 import sys
 import warnings
@@ -131,9 +132,31 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path: Path, zipped: bo
     torch.load(path, weights_only=False)
     assert made.exists(), "the trap works"
     made.unlink()
-    with pytest.raises(WeightsError, match=r"a\.pth holds \S+, which could run code, and was not read; save"):
+    with pytest.raises(WeightsError, match=r"a\.pth holds \S+, which could run code, and was not read"):
         read_checkpoint(path)
     assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        (lambda made: Trap(made), r"\w+"),
+        (lambda made: {"state_dict": argparse.ArgumentParser}, r"argparse\.ArgumentParser"),
+        (lambda made: dict(TENSORS), r"[\w.]+\.\w+"),
+    ],
+    ids=["code", "class", "arrays"],
+)
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_a_plain_pickle_is_refused_with_what_it_holds(
+    tmp_path: Path, held: Callable[[Path], object], named: str, protocol: int
+) -> None:
+    path, made = tmp_path / "a.pth", tmp_path / "made"
+    path.write_bytes(pickle.dumps(held(made), protocol))
+    with pytest.raises(WeightsError, match=rf"a\.pth holds {named}\S*, which could run code") as refused:
+        read_checkpoint(path)
+    assert not made.exists()
+    assert "weights_only" not in str(refused.value), "PyTorch's advice is to let it run"
+    assert "save model.state_dict() by torch.save, or as .safetensors" in str(refused.value)
 
 
 def test_a_whole_module_is_refused(tmp_path: Path) -> None:
@@ -190,6 +213,31 @@ def test_an_archive_that_is_packed_is_refused(tmp_path: Path) -> None:
         WeightsError, match=r"a\.pth holds 'plain/data\.pkl' packed, and was not read; save it by torch"
     ):
         read_checkpoint(tmp_path / "a.pth")
+
+
+def test_another_kind_of_file_is_refused_without_pytorchs_advice(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(b"\x08\x08\x12\x05imori" + bytes(100))
+    with pytest.raises(WeightsError, match=r"a\.pth cannot be read as a checkpoint of PyTorch; it may be cut short"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "a.pth")
+    data = tmp_path.joinpath("a.pth").read_bytes()
+    raw = TENSORS["conv1.weight"].tobytes()
+    (tmp_path / "a.pth").write_bytes(data.replace(raw, bytes(4) + raw[4:]))
+    assert torch.load(tmp_path / "a.pth", weights_only=True)["conv1.weight"][0, 0, 0, 0] == 0, "PyTorch takes it"
+    with pytest.raises(WeightsError, match=r"a\.pth: its 'a/data/\d' is damaged: the checksum is another; fetch"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(STATE, tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(read_checkpoint(tmp_path / "a.pth"))
 
 
 def test_a_raw_pickle_is_refused_without_a_warning(tmp_path: Path) -> None:

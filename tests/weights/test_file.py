@@ -221,6 +221,12 @@ DAMAGED: list[tuple[str, dict[str, str | None], str]] = [
     ("a number for a name", {"model": "3"}, "its metadata are damaged: model is no str"),
     ("a class without a name", {"classes": '["a", 2]'}, "its metadata are damaged: a class has no name"),
     ("a class twice", {"classes": '["a", "a"]'}, "its metadata are damaged: 'a' names two classes; each must have its"),
+    (
+        "half a letter",
+        {"classes": '["a", "\\ud800"]'},
+        r"damaged: the class '\\ud800' holds half of a character.*rename",
+    ),
+    ("half a letter elsewhere", {"metrics": '{"best": "\\ud800"}'}, "damaged: metrics holds half of a character"),
     ("a string of classes", {"classes": '"ab"'}, "its metadata are damaged: classes is no list"),
     (
         "a class too many",

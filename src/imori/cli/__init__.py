@@ -13,14 +13,14 @@ import errno
 import importlib
 import io
 import os
-import signal
 import sys
-import threading
+import warnings
 from collections.abc import Iterator, Sequence
-from types import FrameType
+from typing import TextIO
 
 from imori.cli.parsing import Parser, UsageError
-from imori.errors import ImoriError, SizeError
+from imori.cli.stopping import stoppable
+from imori.errors import ImoriError, ImoriWarning, SizeError
 
 OK, WRONG, STOPPED, PIPE_CLOSED = 0, 2, 130, 141
 COMMANDS = {
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _stoppable():
+        with stoppable(), _noting():
             code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
@@ -86,33 +86,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Inside, SIGTERM is as Ctrl-C is: KeyboardInterrupt, after which a command leaves nothing half-written.
+def _noting() -> Iterator[None]:
+    """Inside, what imori warns of is a note on standard error, as its other notes are."""
 
-    It comes out whatever else became of it on its way: a library that is being imported makes an error of its own.
-    """
-    asked = False
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, ImoriWarning):
+            from imori.cli.output import warn
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        raise KeyboardInterrupt
+            warn(f"note: {message}")
+        else:
+            usual(message, category, filename, lineno, file, line)
 
-    usual = (signal.SIG_DFL, signal.default_int_handler)
-    main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
-    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) in usual}
-    try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ImoriWarning)
+        usual, warnings.showwarning = warnings.showwarning, show
         yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        if asked:
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def parser(command: str) -> Parser:

@@ -191,7 +191,7 @@ def _read(
             failed = failed or error
             continue
         if not one and (doubt := _doubt(like, known, size)):
-            note(f"{file} may be {doubt}, and is used as the first")
+            note(f"{file} may be {doubt}")
         how = Preprocessing(**like.preprocessing() | {"size": (high, across)}).to_data()
         card = Card(tree, (3, high, across), tuple(classes), how, model=model)
         return Pretrained(weights, card, publisher, multiplier, file)
@@ -200,11 +200,16 @@ def _read(
 
 
 def _doubt(like: Checkpoint, known: Sequence[Checkpoint], size: object) -> str:
-    """What else a file may be, where its publisher has others of this width that see a photo otherwise; or ""."""
+    """What else a file may be, and how to say which; "" unless others of this width see a photo otherwise."""
     settled = {} if size is None else {"size": size}
     others = [each for each in known if each.width == like.width]
     if all(each.preprocessing() | settled == like.preprocessing() | settled for each in others):
         return ""
     if all(each.tag == like.tag for each in others):
-        return f"for {', '.join(str(each.size) for each in others)} pixels"
-    return f"{like.publisher}'s {', '.join(each.tag for each in others)}"
+        sizes = ", ".join(str(each.size) for each in others)
+        return f"for {sizes} pixels, and is used as the first; name another size, as --size {others[-1].size}"
+    tags = ", ".join(each.tag for each in others)
+    return (
+        f"{like.publisher}'s {tags}, and is used as the first; another is known by its publisher's name for the file,"
+        f" as {others[-1].file}"
+    )

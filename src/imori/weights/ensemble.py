@@ -34,7 +34,7 @@ def metadata_of(cards: Sequence[Card]) -> dict[str, str]:
 
 def is_ensemble(path: Path) -> bool:
     """Whether a file is a .safetensors of several models; its weights are not read."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
         return False
     with opened(path) as file:
         return ENSEMBLE in (file.metadata() or {})

@@ -174,7 +174,7 @@ def opened(path: Path) -> Iterator[Any]:
         raise WeightsError(f"{path} is not there; name a model.safetensors or a run") from None
     except (OSError, safetensors.SafetensorError, TypeError, ValueError, AttributeError) as error:
         # The last three: dtypes that NumPy has not, such as bfloat16 and the 8-bit floats.
-        other = "" if path.suffix == ".safetensors" else f". {OTHERS}"
+        other = "" if path.suffix.lower() == ".safetensors" else f". {OTHERS}"
         raise WeightsError(
             f"{path} cannot be read as safetensors ({error}); it may be cut short or another kind of file{other}"
         ) from error
@@ -247,11 +247,22 @@ def card_of(path: Path, metadata: Mapping[str, str]) -> Card:
     for name, kind in SAID.items():
         if not isinstance(said[name], kind):
             raise WeightsError(f"{path}: its metadata are damaged: {name} is no {kind.__name__}")
+        if name != "classes" and not is_text(said[name]):
+            raise WeightsError(f"{path}: its metadata are damaged: {name} holds half of a character")
     if not all(isinstance(name, str) for name in said["classes"]):
         raise WeightsError(f"{path}: its metadata are damaged: a class has no name")
     card = Card(tree, **said | {"input": tuple(said["input"]), "classes": tuple(said["classes"])})
     network_of(card, f"{path}: its metadata are damaged")
     return card
+
+
+def is_text(said: Any) -> bool:
+    """Whether all of it can be written: JSON can spell half of a surrogate pair, and UTF-8 cannot."""
+    try:
+        json.dumps(said, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def network_of(card: Card, where: str) -> Node:
@@ -263,6 +274,9 @@ def network_of(card: Card, where: str) -> Node:
     twice = next((name for name, count in Counter(card.classes).items() if count > 1), None)
     if twice is not None:
         raise WeightsError(f"{where}: {twice!r} names two classes; each must have its own name")
+    half = next((name for name in card.classes if not is_text(name)), None)
+    if half is not None:
+        raise WeightsError(f"{where}: the class {half!r:.80} holds half of a character, which is no text; rename it")
     if root.output != (len(card.classes),):
         raise WeightsError(f"{where}: {len(card.classes)} classes are named, and the network ends in {root.output}")
     return root

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from imori.errors import FrameworkMissing, ImoriError, WeightsError
 from imori.weights.archive import members, unpacked
-from imori.weights.checkpoint import widened
+from imori.weights.checkpoint import computable, widened
 
 File: TypeAlias = Any
 """An open h5py.File."""
@@ -180,13 +180,13 @@ def _is_short(held: Dataset) -> bool:
 
 
 def values(held: Dataset) -> npt.NDArray[Any]:
-    """The values of a dataset in its dtype, in the machine's byte order; bfloat16 as float32."""
+    """The values of a dataset, in a dtype that frameworks have; bfloat16 as float32."""
     if held.compression == "gzip":
         _check_packed(held)
     raw = held[()]
     if _is_short(held):
         return widened(raw.tobytes(), held.shape)
-    return np.asarray(raw, raw.dtype.newbyteorder("="))
+    return computable(np.asarray(raw))
 
 
 def _check_packed(held: Dataset) -> None:

@@ -30,7 +30,7 @@ from imori.errors import WeightsError
 from imori.shapes import Node, flat
 from imori.weights import hdf5
 from imori.weights.archive import members, unpacked
-from imori.weights.checkpoint import PYTORCH, read_checkpoint
+from imori.weights.checkpoint import PYTORCH, computable, read_checkpoint
 from imori.weights.file import Card, card_of, fitting, opened
 from imori.weights.keras import IGNORED, SLOTS, named_layers
 from imori.weights.names import Weights, shapes_of, weight_name
@@ -56,19 +56,20 @@ def read_native(path: Path, root: Node) -> Weights:
 
     WeightsError for a file that cannot be read, holds code, or is of another network.
     """
-    if path.name.endswith((".keras", ".weights.h5")):
+    name = path.name.lower()
+    if name.endswith((".keras", ".weights.h5")):
         found = _keras(path, root)
-    elif path.suffix == ".npz":
+    elif name.endswith(".npz"):
         held = {name: value for name, value in _read_npz(path, _most(root)).items() if name != ABOUT}
         found = held if held.keys() & shapes_of(root).keys() else _chainer(held, root)
-    elif path.suffix == ".onnx":
+    elif name.endswith(".onnx"):
         found, _ = onnx_tensors(path)
-    elif path.suffix.lower() in (".safetensors", *PYTORCH):
-        held = read_checkpoint(path)
+    elif name.endswith((".safetensors", *PYTORCH)):
+        held = read_checkpoint(path, {node.path for node in flat(root)})
         found = _flax(held, root) if any(_split(name)[1] == "kernel" for name in held) else _torch(held)
     else:
         raise no_weights(path)
-    wrong = next((name for name, value in found.items() if value.dtype.kind != "f"), None)
+    wrong = next((ours for ours, value in found.items() if value.dtype.kind != "f"), None)
     if wrong is not None:
         raise WeightsError(f"{path}: {wrong} is of {found[wrong].dtype}, and weights are floats; name another file")
     return fitting(found, root, path)
@@ -82,15 +83,16 @@ def no_weights(path: Path) -> WeightsError:
 def native_card(path: Path) -> Card | None:
     """What a file says of itself; None where it says nothing, as one of PyTorch or of another writer."""
     said: Mapping[str, str] | None = None
-    if path.suffix == ".safetensors":
+    kind = path.suffix.lower()
+    if kind == ".safetensors":
         with opened(path) as file:
             said = file.metadata()
-    elif path.suffix == ".npz":
+    elif kind == ".npz":
         held = _read_npz(path, MOST_ABOUT, (ABOUT,))
         said = _parsed(str(held[ABOUT]), path) if ABOUT in held else None
-    elif path.suffix == ".keras":
+    elif kind == ".keras":
         said = _in_archive(path)
-    elif path.suffix == ".onnx":
+    elif kind == ".onnx":
         _, said = onnx_tensors(path)
     return card_of(path, said) if said and "imori" in said else None
 
@@ -144,7 +146,7 @@ def _read_npz(path: Path, most: int, wanted: Sequence[str] | None = None) -> Wei
             held: Weights = {}
             for name, info in named.items():
                 with archive.open(info) as member:
-                    held[name] = np.lib.format.read_array(member, allow_pickle=False)
+                    held[name] = computable(np.lib.format.read_array(member, allow_pickle=False))
             return held
     except FileNotFoundError:
         raise WeightsError(f"{path} is not there; name a file of weights") from None
@@ -221,25 +223,38 @@ def _chainer(held: Weights, root: Node) -> Weights:
 
 def _keras(path: Path, root: Node) -> Weights:
     """A group of a transposed convolution has a layer of its own. What is larger than its place is not read."""
-    nodes = {node.path.replace(".", "-") or "output": node for node in flat(root)}
+    places = _keras_layers(root)
     parts: dict[str, dict[int, Array]] = {}
     unread: Weights = {}
     with hdf5.opened(path, _most(root)) as (file, config):
         held = hdf5.objects(file, path, IGNORED)
         for layer, weights in named_layers(held, config, path).items():
-            name, _, group = layer.partition("-group")
-            node = nodes.get(name)
+            node, group = places.get(layer, (None, 0))
             for number, place in weights.items():
                 role = KERAS[number] if number < len(KERAS) else ""
                 if node is None or role not in node.weights:
                     unread[f"{layer}/{number}"] = np.empty(0)
                     continue
-                ours, stored = weight_name(node.path, role), held[place]
-                if stored.size > prod(node.weights[role]):
+                ours, stored, shape = weight_name(node.path, role), held[place], node.weights[role]
+                if stored.size > prod(shape) or stored.ndim != len(shape):
                     unread[ours] = np.broadcast_to(np.float32(0), stored.shape[::-1])
+                    continue
+                value = from_keras(node, hdf5.values(stored))
+                if value.shape[1:] == shape[1:]:
+                    parts.setdefault(ours, {})[group] = value
                 else:
-                    parts.setdefault(ours, {})[int(group or 0)] = from_keras(node, hdf5.values(stored))
+                    unread[ours] = value
     return {name: np.concatenate([part[i] for i in sorted(part)]) for name, part in parts.items()} | unread
+
+
+def _keras_layers(root: Node) -> dict[str, tuple[Node, int]]:
+    """Name of Keras's layer -> its node, and which group of a transposed convolution it is."""
+    layers: dict[str, tuple[Node, int]] = {}
+    for node in flat(root):
+        name = node.path.replace(".", "-") or "output"
+        groups = stands_in(node)
+        layers |= {f"{name}-group{i}": (node, i) for i in range(groups)} if groups else {name: (node, 0)}
+    return layers
 
 
 def from_keras(node: Node, value: Array) -> Array:

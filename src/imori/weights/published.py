@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from imori import tree as t
-from imori.errors import WeightsError
+from imori.errors import ImoriWarning, WeightsError
 from imori.shapes import Node, Shape, flat, resolve
 from imori.weights.checkpoint import read_checkpoint
 from imori.weights.names import Weights, compare, initial_weights, shapes_of, weight_name
@@ -45,7 +45,7 @@ def read_published(path: Path, tree: t.Tree, publisher: str, shape: Shape) -> We
     if found != expected:
         compare(tensors, expected, str(path), remedy_for(found, expected, root, publisher, family))
     if remark:
-        warnings.warn(f"{path}: {remark}", stacklevel=3)
+        warnings.warn(f"{path}: {remark}", ImoriWarning, stacklevel=3)
     return {name: tensors[names[name]].reshape(size) for name, size in shapes_of(root).items()}
 
 

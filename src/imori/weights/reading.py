@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from imori import tree as t
-from imori.errors import NameUnknown, WeightsError
+from imori.errors import ImoriWarning, NameUnknown, WeightsError
 from imori.shapes import Shape, resolve
 from imori.weights.ensemble import members_of
 from imori.weights.file import ENSEMBLE, Card, card_of, fitting, model_tensors, read_tensors, remade
@@ -44,7 +44,7 @@ def read_members(path: str | Path) -> list[tuple[Weights, Card]]:
 def _stored(path: Path) -> tuple[Weights, dict[str, str]]:
     if path.name.lower().endswith(OTHERS) and path.exists():
         raise WeightsError(f"{path} is a file of another framework's; {remade(path)}")
-    return onnx_tensors(path) if path.suffix == ".onnx" else model_tensors(path)
+    return onnx_tensors(path) if path.suffix.lower() == ".onnx" else model_tensors(path)
 
 
 def check_source(source: str) -> None:
@@ -74,11 +74,11 @@ def read_weights(path: str | Path, tree: t.Tree, source: str = "imori", shape: S
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if source == "imori":
-        weights, metadata = onnx_tensors(path) if path.suffix == ".onnx" else read_tensors(path)
+        weights, metadata = onnx_tensors(path) if path.suffix.lower() == ".onnx" else read_tensors(path)
         shape = shape or card_of(path, metadata).input
     else:
         shape = shape or SHAPE
         weights = read_keras(path, tree, shape) if source == "keras" else read_published(path, tree, source, shape)
         if departed := departure(resolve(tree, shape), source):
-            warnings.warn(f"{path}: {departed}", stacklevel=2)
+            warnings.warn(f"{path}: {departed}", ImoriWarning, stacklevel=2)
     return fitting(weights, resolve(tree, shape), path)

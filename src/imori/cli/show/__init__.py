@@ -107,7 +107,7 @@ def asked(name: str, arguments: argparse.Namespace, strictly: bool) -> Shown:
     """
     path = Path(name)
     looks_like_run = path.is_dir() or path.name == "latest" or (len(path.parts) > 1 and not path.suffix)
-    if looks_like_run or path.suffix in MODEL_FILES:
+    if looks_like_run or path.suffix.lower() in MODEL_FILES:
         wrong = [f"--{flag}" for flag in SETTLED if getattr(arguments, flag) is not None]
         if wrong and strictly:
             raise ImoriError(f"{name} is a trained model, whose network is settled; leave out {', '.join(wrong)}")
@@ -140,7 +140,7 @@ def _trained(path: Path, pixels: int | tuple[int, int] | None) -> Shown:
     from imori.train.run import find_run
     from imori.weights import read_model
 
-    file = path if path.suffix in MODEL_FILES else find_run(path).model_file
+    file = path if path.suffix.lower() in MODEL_FILES else find_run(path).model_file
     _, card = read_model(file)
     title = f"{file}: {card.model}, trained with {card.framework}"
     title += "".join(f", {key} {value:.4g}" for key, value in card.metrics.items() if isinstance(value, (int, float)))
