@@ -69,8 +69,8 @@ class Clock:
 
 def imori_head(folder: Path, weights: Path, clock: Clock) -> None:
     """`imori train --phases head`: the second time, with the features of the first."""
-    import imori
     from imori.cli import main
+    from imori.train import find_run
 
     train, test, classes = divided(folder)
     with tempfile.TemporaryDirectory() as out:
@@ -84,7 +84,7 @@ def imori_head(folder: Path, weights: Path, clock: Clock) -> None:
             usual, sys.stdout = sys.stdout, nowhere
             assert main(["train", str(listed), *chosen, "--out", str(run)]) == 0
             sys.stdout = usual
-        clock.look("head", lambda: float(imori.find_run(run).metrics["test_accuracy"]))
+        clock.look("head", lambda: float(find_run(run).metrics["test_accuracy"]))
 
 
 def keras_bottleneck(folder: Path, weights: Path, clock: Clock) -> None:
@@ -192,7 +192,7 @@ def measured(name: str, arguments: argparse.Namespace, cache: str) -> list[tuple
     command = [sys.executable, __file__, str(arguments.photos), str(arguments.weights), "--run", name]
     environment = {**os.environ, "IMORI_CACHE": cache, "BEGAN": str(time.time()), "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [*command, "--target", str(arguments.target)], env=environment, check=True, capture_output=True, text=True
+        [*command, "--target", str(arguments.target)], env=environment, check=True, stdout=subprocess.PIPE, text=True
     )
     return [tuple(look) for look in json.loads(done.stdout.splitlines()[-1])]
 
