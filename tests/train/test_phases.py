@@ -152,6 +152,27 @@ def test_augmented_passes_take_turns(photos: Path, weights: Path) -> None:
     assert losses[0][1] != losses[1][1]
 
 
+def test_auxiliary_heads_take_part_in_fine_tuning_alone(photos: Path, tmp_path: Path) -> None:
+    def with_aux(classes: int) -> t.Chain:
+        head = t.Chain(t.GlobalAvgPool(), t.Linear(classes))
+        (*first, (fc, linear)) = net(classes).children
+        return t.Chain.of((*first[:5], ("aux", t.Aux(head)), *first[5:], (fc, linear)))  # type: ignore[return-value]
+
+    card = Card(with_aux(3), SIZE, ("a", "b", "c"), Preprocessing(SIZE[1:]).to_data(), model="small")
+    given = initial_weights(with_aux(3), SIZE, seed=1)
+    save_model(tmp_path / "aux.safetensors", given, card)
+    run = train(photos, tmp_path / "aux.safetensors", lr=0.001)
+    last, _, _, _ = run.read_last()
+    assert last["aux.0.weight"].shape == (2, 6)
+    assert np.array_equal(last["conv1.weight"], given["conv1.weight"])
+    assert not np.array_equal(last["conv2.weight"], given["conv2.weight"])
+
+
+def test_float64_is_float64_throughout(photos: Path, weights: Path) -> None:
+    run = only_head(photos, weights, precision="float64")
+    assert {value.dtype.name for value in read_model(run.model_file)[0].values()} == {"float64"}
+
+
 # --- interrupted -----------------------------------------------------------------------------------------------------
 
 
@@ -226,11 +247,11 @@ def read_folds(run: Run) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("phases", ["head", "both", "tune"])
+@pytest.mark.parametrize("phases", ["head", "both", "tune", "none"])
 def test_every_photo_but_the_test_photos_is_answered_once_a_repeat(photos: Path, weights: Path, phases: str) -> None:
     listener = Listener()
     tuning = {"epochs": None, "lr": None} if phases == "head" else {}
-    heads = {"head_epochs": None, "head_lr": 1e-3} if phases == "tune" else {}
+    heads = {"head_epochs": None, "head_lr": 1e-3} if phases in ("tune", "none") else {}
     run = train(photos, weights, phases=phases, folds=3, repeats=2, report=listener, **tuning, **heads)
     rows = read_folds(run)
     kept = {path for part in ("train", "val") for path, _ in run.part(part)}

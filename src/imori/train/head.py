@@ -22,7 +22,7 @@ from imori.transfer import Features
 from imori.transfer.features import as_images
 from imori.weights import restrict
 
-LEAST_STEPS = 200
+EPOCHS, LEAST_STEPS = 20, 200
 """Of few photos an epoch is a step or two; the head is shown them more often then."""
 
 
@@ -73,46 +73,50 @@ class HeadTrainer:
 
     def train(self, training: Labelled, validation: Labelled, class_weights: Array) -> TrainedHead:
         """The best head by the validation features. RunError where the loss is not finite."""
-        recipe, classes = self.recipe, len(class_weights)
         self._framework.load(self._native, self._start)
         self._step.restore(self._memory)
-        batch = min(recipe.batch_size, len(training))
+        batch = min(self.recipe.batch_size, len(training))
         steps = math.ceil(len(training) / batch)
-        epochs = recipe.head_epochs or max(20, math.ceil(LEAST_STEPS / steps))
-        plan = replace(recipe, lr=recipe.head_lr, warmup_epochs=0.0)
-        rows, best, weights = [], (-1.0, 0.0), self._start
+        epochs = self.recipe.head_epochs or max(EPOCHS, math.ceil(LEAST_STEPS / steps))
+        rows: list[dict[str, Any]] = []
+        best, weights, found = (-1.0, 0.0), self._start, 0
         for epoch in range(epochs):
-            began, loss_sum, correct = time.perf_counter(), 0.0, 0
-            order = np.random.default_rng([recipe.seed, epoch]).permutation(len(training))
-            features = training.passes[epoch % len(training.passes)]
-            for number in range(steps):
-                chosen = np.take(order, np.arange(number * batch, (number + 1) * batch), mode="wrap")
-                labels, step = training.labels[chosen], epoch * steps + number
-                targets = soft_targets(labels, classes, recipe.label_smoothing, recipe.precision)
-                rate = rate_at(plan, step, epochs * steps, steps)
-                inputs, key = as_images(features.take(chosen)), step_key(recipe.seed, step)
-                loss, logits = self._step(inputs, targets, class_weights[labels], rate, key)
-                if not np.isfinite(loss):
-                    raise RunError(f"the loss of the head is {loss}: use a lower --head-lr (it was {recipe.head_lr:g})")
-                loss_sum += loss * batch
-                correct += int((logits.argmax(axis=1) == labels).sum())
-            tally = self.tally(validation, classes)
-            rows.append(
-                {
-                    "phase": "head",
-                    "epoch": epoch + 1,
-                    "step": (epoch + 1) * steps,
-                    "lr": rate,
-                    "train_loss": loss_sum / (steps * batch),
-                    "train_accuracy": correct / (steps * batch),
-                    "val_loss": tally.loss,
-                    "val_accuracy": tally.accuracy,
-                    "seconds": round(time.perf_counter() - began, 3),
-                }
-            )
+            began = time.perf_counter()
+            row = self._epoch(epoch, training, class_weights, batch, steps, epochs * steps)
+            tally = self.tally(validation, len(class_weights))
+            row |= {"val_loss": tally.loss, "val_accuracy": tally.accuracy}
+            rows.append(row | {"seconds": round(time.perf_counter() - began, 3)})
             if (tally.accuracy, -tally.loss) > best:
-                best, weights, found = (tally.accuracy, -tally.loss), self._framework.dump(self._native), rows[-1]
-        return TrainedHead(weights, tuple(rows), found)
+                best, weights, found = (tally.accuracy, -tally.loss), self._framework.dump(self._native), epoch
+        return TrainedHead(weights, tuple(rows), rows[found])
+
+    def _epoch(
+        self, epoch: int, training: Labelled, class_weights: Array, batch: int, steps: int, total: int
+    ) -> dict[str, Any]:
+        """Every photo once, in batches of one size; the last one begins the order again where photos are lacking."""
+        recipe, classes = self.recipe, len(class_weights)
+        plan = replace(recipe, lr=recipe.head_lr, warmup_epochs=0.0)
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(training))
+        features = training.passes[epoch % len(training.passes)]
+        rate, loss_sum, correct = 0.0, 0.0, 0
+        for number in range(steps):
+            chosen = np.take(order, np.arange(number * batch, (number + 1) * batch), mode="wrap")
+            labels, step = training.labels[chosen], epoch * steps + number
+            targets = soft_targets(labels, classes, recipe.label_smoothing, recipe.precision)
+            rate, key = rate_at(plan, step, total, steps), step_key(recipe.seed, step)
+            loss, logits = self._step(as_images(features.take(chosen)), targets, class_weights[labels], rate, key)
+            if not np.isfinite(loss):
+                raise RunError(f"the loss of the head is {loss}: use a lower --head-lr (it was {recipe.head_lr:g})")
+            loss_sum += loss
+            correct += int((logits.argmax(axis=1) == labels).sum())
+        return {
+            "phase": "head",
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * steps,
+            "lr": rate,
+            "train_loss": loss_sum / steps,
+            "train_accuracy": correct / (steps * batch),
+        }
 
     def logits(self, features: Features, weights: Weights | None = None) -> Array:
         """The answers (N, classes) of the head as it is, or with other weights."""

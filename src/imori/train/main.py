@@ -59,7 +59,8 @@ def train(
         resume: a run to go on with; data and recipe are the run's own.
         weights: what to start from, its preprocessing included: a run or a model.safetensors of the same network; or
             published weights, as a file or by name (see `imori.pretrained.reading.pretrained`). A classifier for other
-            classes starts anew, and other `channels` are taken by the first convolution.
+            classes starts anew, and other `channels` are taken by the first convolution. Then training has two phases,
+            unless `phases` says otherwise: a head on the features of the rest, and fine-tuning of the last stage.
         device: "auto", "cpu", "cuda", "mps".
         workers: threads that load photos; as many as there are processors unless given.
         strict: stop at the first photo that cannot be read, where otherwise it is named and left out.
@@ -120,11 +121,14 @@ def _start(
     assert name is not None, "it is None beside a tree that has the name A_TREE"
     _check_early(recipe, tree, given.card if given else None)
     check_phases(recipe, given is not None)
+    recipe = replace(recipe, channels=recipe.channels or (given.card.input[0] if given else None))
     progress = Progress()
     with claimed([Path(out)] if out else _usual_paths(name)) as run:
         try:
             with kept_if_stopped():
-                job = _begun(data, recipe, tree, given, start_from, run, progress, machine)
+                splits = _open(data, recipe, machine)
+                training = _training(recipe, tree, given, start_from, splits, machine)
+                job = _begun(training, splits, data, str(given.file.resolve()) if given else None, run, progress)
             if job is not None:
                 fit(job, progress)
         except BaseException:
@@ -153,25 +157,17 @@ def _check_early(recipe: Recipe, tree: t.Tree | None, given: Card | None) -> Non
         return  # perhaps of these numbers of classes and channels alone: the photos have yet to tell theirs
 
 
-def _begun(
-    data: str,
+def _training(
     recipe: Recipe,
     tree: t.Tree | None,
     given: Given | None,
     start_from: str | Path | None,
-    run: Run,
-    progress: Progress,
+    splits: Splits,
     machine: Machine,
-) -> Job | None:
-    """Opens the data, fills in what the recipe leaves open, builds, and writes the beginning of the run.
-
-    None where the run is finished: its first phase was all of it.
-    """
-    name = recipe.model
+) -> Training:
+    """Fills in what the recipe leaves open, and brings network, weights and photos together."""
+    name, classes = recipe.model, tuple(splits.classes)
     assert name is not None
-    recipe = replace(recipe, channels=recipe.channels or (given.card.input[0] if given else None))
-    splits = _open(data, recipe, machine)
-    classes = tuple(splits.classes)
     recipe = replace(recipe, channels=splits.channels)
     if tree is None:
         tree = catalogue.model(name, len(classes), splits.channels, recipe.variant, recipe.width)
@@ -195,19 +191,31 @@ def _begun(
     if recipe.phases in ("tune", "both"):
         machine.report.note(explained(recipe, root))
     card = Card(tree, shape, classes, preprocessing.to_data(), model=name, framework=recipe.framework or "")
+    return Training(recipe, root, card, weights, machine, phase)
+
+
+def _begun(
+    training: Training, splits: Splits, data: str, began_from: str | None, run: Run, progress: Progress
+) -> Job | None:
+    """Tries the folds and trains the head, where they are asked for, and writes the beginning of the run.
+
+    None where the run is finished: the head was all of it.
+    """
+    recipe, weights, card, phase = training.recipe, training.weights, training.card, training.phase
     if recipe.folds is not None:
-        try_in_folds(Training(recipe, root, card, weights, machine, phase), splits, run)
+        try_in_folds(training, splits, run)
     head = phase.trained(splits) if phase else None
     if phase and head:
         weights = phase.with_head(head.weights)
         begin(run, progress, head, weights, card)
-    job = None if recipe.phases == "head" else job_of(recipe, root, weights, card, splits, run, machine)
+    job = None
+    if recipe.phases != "head":
+        job = job_of(recipe, training.root, weights, card, splits, run, training.machine)
     progress.fingerprint = _fingerprint(splits)
     run.save_last(weights, job.step.state() if job else {}, progress, card)
-    began = str(given.file.resolve()) if given else None
     if phase and head and not job:
         finish(run, progress, phase, head, card, splits.test)
-    run.start(recipe, data if data == "digits" else str(Path(data).resolve()), _parts(splits), began)
+    run.start(recipe, data if data == "digits" else str(Path(data).resolve()), _parts(splits), began_from)
     return job
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from imori import frameworks
 from imori import tree as t
 from imori.data import Augmentation, Images, Preprocessing, Splits
-from imori.frameworks.base import Weights
+from imori.frameworks.base import Weights, times
 from imori.shapes import Shape, resolve
 from imori.train.head import HeadTrainer, Labelled, TrainedHead
 from imori.train.jobs import Machine, augmentation_of, class_weights
@@ -37,11 +37,6 @@ class FirstPhase:
     """Of the whole network; the head's are those that it starts from."""
     preprocessing: Preprocessing
     machine: Machine
-
-    def __post_init__(self) -> None:
-        self.machine.report.note(
-            f"features are the output of {self.parts.cut}, {'×'.join(map(str, self.parts.output))} numbers a photo"
-        )
 
     @functools.cached_property
     def extractor(self) -> Extractor:
@@ -93,7 +88,8 @@ def first_phase(
         tree, parts = with_mlp(tree), replace(parts, head=with_mlp(parts.head))
     if anew or recipe.head == "mlp":
         weights = weights | parts.start(recipe.seed, recipe.precision)
-    weights = {name: weights[name] for name in shapes_of(resolve(tree, shape))}
+    weights = {name: weights[name].astype(recipe.precision, copy=False) for name in shapes_of(resolve(tree, shape))}
+    machine.report.note(f"features are the output of {parts.cut}, {times(parts.output)} numbers a photo")
     return FirstPhase(recipe, tree, shape, parts, weights, how, machine)
 
 

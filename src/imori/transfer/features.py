@@ -22,7 +22,9 @@ from imori.frameworks.base import Native, Weights
 from imori.pretrained.downloads import cache
 from imori.shapes import Shape
 from imori.transfer.cache import FeatureCache, Features
+from imori.transfer.folding import folded
 from imori.transfer.parts import Parts
+from imori.weights import restrict
 
 BATCH = 32
 PLAIN = Augmentation()
@@ -123,11 +125,9 @@ class Extractor:
 
     @functools.cached_property
     def _native(self) -> Native:
-        from imori.weights import restrict
-
-        weights = restrict(self.weights, self.parts.body)
+        body, weights = folded(self.parts.body, restrict(self.weights, self.parts.body))
         return frameworks.build(
-            self.parts.body, self.shape, self.framework, weights, self.precision, self.device, engine=self.engine
+            body, self.shape, self.framework, weights, self.precision, self.device, engine=self.engine
         )
 
 
