@@ -276,8 +276,8 @@ def test_near_duplicates_are_in_one_fold_and_reported(photos: Path, weights: Pat
     fold = {Path(row["path"]).stem: row["fold"] for row in read_folds(run) if row["class"] == "red"}
     assert len(fold) == 18
     assert [fold[f"copy{k}"] for k in range(6)] == [fold[str(k)] for k in range(6)]
-    assert "6 pairs of near duplicates were kept in one fold each" in listener.notes
-    crossing = next(note for note in listener.notes if "near duplicates lie in two parts" in note)
+    assert "near duplicates stay in one fold; pairs of them: 6" in listener.notes
+    crossing = next(note for note in listener.notes if "near duplicates in two parts" in note)
     assert "copy" in crossing
     assert "(val)" in crossing
 

@@ -87,7 +87,7 @@ def _said(recipe: Recipe, right: list[float], photos: int, count: int, pairs: in
         f" {100 * low:.2f} to {100 * high:.2f} % (Wilson, on the photos)"
     )
     if pairs:
-        yield f"{pairs} pairs of near duplicates were kept in one fold each"
+        yield f"near duplicates stay in one fold; pairs of them: {pairs}"
 
 
 def _answers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -125,10 +126,9 @@ def _start(
     progress = Progress()
     with claimed([Path(out)] if out else _usual_paths(name)) as run:
         try:
-            with kept_if_stopped():
-                splits = _open(data, recipe, machine)
-                training = _training(recipe, tree, given, start_from, splits, machine)
-                job = _begun(training, splits, data, str(given.file.resolve()) if given else None, run, progress)
+            splits = _open(data, recipe, machine)
+            training = _training(recipe, tree, given, start_from, splits, machine)
+            job = _begun(training, splits, data, str(given.file.resolve()) if given else None, run, progress)
             if job is not None:
                 fit(job, progress)
         except BaseException:
@@ -202,9 +202,10 @@ def _begun(
     None where the run is finished: the head was all of it.
     """
     recipe, weights, card, phase = training.recipe, training.weights, training.card, training.phase
-    if recipe.folds is not None:
-        try_in_folds(training, splits, run)
-    head = phase.trained(splits) if phase else None
+    with kept_if_stopped() if phase else contextlib.nullcontext():
+        if recipe.folds is not None:
+            try_in_folds(training, splits, run)
+        head = phase.trained(splits) if phase else None
     if phase and head:
         weights = phase.with_head(head.weights)
         begin(run, progress, head, weights, card)
@@ -306,7 +307,7 @@ def _duplicates(splits: Splits) -> Iterator[str]:
     if across:
         shown = ", ".join(f"{names[i]} ({part_of[i]}) and {names[j]} ({part_of[j]})" for i, j in across[:SHOWN])
         yield (
-            f"{len(across)} near duplicates lie in two parts, so that the accuracy may look better than it is: {shown}"
+            f"near duplicates in two parts flatter the accuracy; pairs: {len(across)}, {shown}"
             + (" and more" if len(across) > SHOWN else "")
         )
 
