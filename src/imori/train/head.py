@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from imori import frameworks
 from imori import tree as t
@@ -70,9 +71,14 @@ class HeadTrainer:
         setup = Setup(recipe.optimizer(), trainable, decayed, precision=recipe.precision, clip=recipe.clip)
         self._step = self._framework.prepare(self._native, setup)
         self._memory = self._step.state()
+        self._threads = ThreadpoolController()
 
     def train(self, training: Labelled, validation: Labelled, class_weights: Array) -> TrainedHead:
         """The best head by the validation features. RunError where the loss is not finite."""
+        with self._threads.limit(limits=1):  # a head is so small that two threads wait for each other
+            return self._trained(training, validation, class_weights)
+
+    def _trained(self, training: Labelled, validation: Labelled, class_weights: Array) -> TrainedHead:
         self._framework.load(self._native, self._start)
         self._step.restore(self._memory)
         batch = min(self.recipe.batch_size, len(training))
