@@ -44,6 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.TemporaryDirectory(prefix="imori-matrix-")
         os.environ["IMORI_MATRIX"] = folder.name
         config.add_cleanup(folder.cleanup)
+    if "IMORI_CACHE" not in os.environ:  # the user's own is no test's to fill
+        cache = tempfile.TemporaryDirectory(prefix="imori-cache-")
+        os.environ["IMORI_CACHE"] = cache.name
+        config.add_cleanup(cache.cleanup)
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if config.getoption("--framework") == "keras" and backend != "tensorflow":
         os.environ["JAX_ENABLE_X64"] = "1"

@@ -32,7 +32,9 @@ ARROWS = {
     "frameworks": "errors tree shapes weights frameworks.base",
     "frameworks.base": "errors tree shapes weights optimizers numpy",
     "frameworks.*": "errors tree shapes weights optimizers frameworks.base numpy",
-    "train": "errors tree shapes weights optimizers catalogue data pretrained frameworks frameworks.base numpy",
+    "transfer": "errors tree shapes weights data pretrained frameworks frameworks.base numpy",
+    "train": "errors tree shapes weights optimizers catalogue data pretrained transfer frameworks frameworks.base"
+    " numpy threadpoolctl",
     "export": "errors tree weights data frameworks frameworks.onnx train",
     "classifier": "errors export weights catalogue data pretrained frameworks frameworks.base train numpy",
     "explain": "errors tree shapes weights data pretrained frameworks train classifier numpy PIL",

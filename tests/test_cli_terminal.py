@@ -230,6 +230,8 @@ def test_a_line_an_epoch() -> None:
 def test_lines_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     report = Lines()
     report.scan(3, 10)
+    report.features(3, 10)
+    report.folds(1, 5)
     report.note("a photo was left out")
     report.step(45, 450, 123.4, 0.7)
     report.epoch(ROW)

@@ -113,6 +113,58 @@ def test_weights_start_from_a_run(command, photos, net: str, tmp_path: Path) -> 
     assert first == second, "at a rate of 0 nothing changes"
 
 
+def test_weights_of_other_classes_train_in_two_phases(command, photos, net: str, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    command("train", photos("pets", cat=8, dog=8, newt=8), "--model", net, *SHORT, "--out", first)
+    flags = {
+        "phases": "both",
+        "head": "mlp",
+        "head_epochs": 3,
+        "head_lr": 0.01,
+        "feature_passes": 1,
+        "unfreeze_at": "conv",
+        "freeze": "none",
+        "stage_rate": 0.7,
+        "folds": 2,
+        "repeats": 2,
+    }
+    written = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)]
+    data, run = photos("others", cow=12, hen=12), tmp_path / "run"
+    answer = command("train", data, "--weights", first, *SHORT, *written, "--out", run)
+    assert (answer.code, answer.err) == (0, "")
+    recipe = read_recipe(run / "recipe.json")
+    assert {name: getattr(recipe, name) for name in flags} == flags
+    assert "note: features are the output of pool, 3 numbers a photo" in answer.out
+    assert "note: fine-tuning, 8 steps: conv and what follows train" in answer.out
+    assert re.search(r"note: 2 folds, 2 times \(mean; .* 95 % interval .* \(Wilson, on the photos\)", answer.out)
+    assert re.search(r"\nbest: epoch \d of (the head|fine-tuning), validation ", answer.out)
+    assert command("test", run).code == 0
+    assert command("predict", run, data / "cow").code == 0
+    assert command("convert", run, "--to", "numpy", tmp_path / "made.safetensors").code == 0
+    command("train", data, "--weights", first, "--folds", "all").refuses("'all' is not a number of folds, or loo")
+    command("train", data, "--model", net, "--phases", "head").refuses("there are no weights to start from")
+
+
+def test_ctrl_c_in_the_first_phase_leaves_no_run(command, photos, net: str, tmp_path: Path) -> None:
+    command("train", photos("pets", cat=8, dog=8, newt=8), "--model", net, *SHORT, "--out", tmp_path / "first")
+    photos("others", cow=12, hen=12)
+    words = ["train", tmp_path / "others", "--weights", tmp_path / "first", "--phases", "head", "--framework", "numpy"]
+    words += ["--head-epochs", 10**6, "--out", tmp_path / "run"]
+    process = subprocess.Popen([sys.executable, "-m", "imori", *map(str, words)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while not (tmp_path / "run").exists():
+        assert process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == (
+        "stopped before fine-tuning; the features of the photos so far are kept, and the same command goes on\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_best_is_named(command, photos, net: str, tmp_path: Path) -> None:
     data = photos("pets", cat=15, dog=15)
     answer = command("train", data, "--model", net, "--framework", "numpy", "--epochs", 3, "--out", tmp_path / "run")

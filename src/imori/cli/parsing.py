@@ -113,6 +113,13 @@ def size(value: str) -> int | tuple[int, int]:
     return (height, width[0]) if width else height
 
 
+def folds(value: str) -> int | str:
+    """A number of folds, or "loo"."""
+    if value == "loo":
+        return value
+    return int(_read(int, value, "a number of folds, or loo"))
+
+
 def class_weights(value: str) -> str | dict[str, float]:
     """ "none", "balanced", or a weight for each class: cat=2,dog=1 or {"cat": 2, "dog": 1}."""
     if value in ("none", "balanced"):

@@ -51,6 +51,12 @@ class Lines:
     def download(self, done: int, total: int) -> None:
         """Nothing, likewise."""
 
+    def features(self, done: int, total: int) -> None:
+        """Nothing, likewise."""
+
+    def folds(self, done: int, total: int) -> None:
+        """Nothing, likewise."""
+
     def step(self, done: int, total: int, images_per_second: float, loss: float) -> None:
         """Keeps the number of steps in all."""
         self.total = total
@@ -90,6 +96,14 @@ class Bar(Lines):
     def download(self, done: int, total: int) -> None:
         """A bar of the bytes that are there."""
         self._show("downloading", done, total or done, megabytes(done, total))
+
+    def features(self, done: int, total: int) -> None:
+        """A bar of the photos whose features are there."""
+        self._show("computing features", done, total, f"{done:,} of {total:,}")
+
+    def folds(self, done: int, total: int) -> None:
+        """A bar of the folds."""
+        self._show("training in folds", done, total, f"{done} of {total}")
 
     def step(self, done: int, total: int, images_per_second: float, loss: float) -> None:
         """The bar of the run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from imori.cli.parsing import DEVICES, Parser, class_weights, number, size, whole
+from imori.cli.parsing import DEVICES, Parser, class_weights, folds, number, size, whole
 
 if TYPE_CHECKING:
     from imori.train import Run
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
 FRAMEWORKS = ("torch", "keras", "tensorflow", "flax", "chainer", "numpy")
 """That train; written here too, for the help is there at once."""
+PHASES = ("both", "head", "tune", "none")
+HEADS = ("linear", "mlp")
 SCHEDULES = ("constant", "step", "cosine", "onecycle")
 
 
@@ -24,7 +26,8 @@ def declare(parser: Parser, command: str) -> None:
         " was used for what), metrics.csv (a row an epoch), model.safetensors (the best weights by validation, with"
         " all that is needed to use them) and last.safetensors (what --resume goes on from).",
         "imori train photos/ --model resnet18 --epochs 30 --out runs/first",
-        "imori train photos/ --model resnet18 --weights torchvision --lr 0.0001",
+        "imori train photos/ --model resnet18 --weights torchvision",
+        "imori train photos/ --model mobilenet_v2 --weights keras --phases head --folds 5",
         "imori train photos/ --weights runs/first --lr 0.0001",
         "imori train photos/ --recipe runs/first/recipe.json --seed 1",
         "imori train digits --model lenet --framework numpy",
@@ -41,6 +44,7 @@ def declare(parser: Parser, command: str) -> None:
     )
     _network(parser)
     _length(parser)
+    _phases(parser)
     _rule(parser)
     _augmentation(parser)
     _files(parser)
@@ -71,11 +75,26 @@ def _network(parser: Parser) -> None:
 
 def _length(parser: Parser) -> None:
     add = parser.add_argument_group("how long, and on which photos").add_argument
-    add("--epochs", type=whole, metavar="N", help="passes over the training photos (default: 20)")
+    add("--epochs", type=whole, metavar="N", help="passes over the training photos (default: 20; 5 of fine-tuning)")
     add("--iterations", type=whole, metavar="N", help="steps in all, in place of --epochs")
     add("--patience", type=whole, metavar="N", help="stop after N epochs without a better validation")
     add("--val", type=number, metavar="SHARE", help="held back to choose the best epoch (default: 0.1)")
     add("--test", type=number, metavar="SHARE", help="of an unsplit folder, held back for the test (default: 0.1)")
+
+
+def _phases(parser: Parser) -> None:
+    add = parser.add_argument_group("from --weights: a head on the features of the rest, then fine-tuning").add_argument
+    add("--phases", choices=PHASES, metavar="NAME", help="both, head, tune, or none: train everything as from nothing")
+    add("--head", choices=HEADS, metavar="NAME", help="linear, or mlp, with two hidden layers (default: linear)")
+    add("--head-epochs", type=whole, metavar="N", help="passes over the features (default: 20, more of few photos)")
+    add("--head-lr", type=number, metavar="RATE", help="the head's highest learning rate (default: 0.001)")
+    add("--feature-passes", type=whole, metavar="N", help="features of N augmented photos each, too (default: 0)")
+    add("--unfreeze-at", metavar="PATH", help="fine-tuning trains from there on, or all (default: the last stage)")
+    add("--freeze", metavar="WHAT", help="norms, none, or paths as norms,conv1* that stay (default: norms)")
+    add("--stage-rate", type=number, metavar="X", help="multiplies the rate at each stage down (default: 0.5)")
+    add = parser.add_argument_group("what to expect of new photos").add_argument
+    add("--folds", type=folds, metavar="N", help="try the training in N folds first, or loo: leave each photo out once")
+    add("--repeats", type=whole, metavar="N", help="so many times, in other folds (default: 1)")
 
 
 def _rule(parser: Parser) -> None:
@@ -143,6 +162,8 @@ def _say_how_it_went(done: Run) -> None:
 
     said = done.metrics
     line = f"best: epoch {said.get('epoch')}"
+    if "phase" in said:
+        line += " of the head" if said["phase"] == "head" else " of fine-tuning"
     if "val_accuracy" in said:
         line += f", validation {percent(said['val_accuracy'])}"
     write(line)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imori.data.photos import Skipped, in_channels, open_photo
+from imori.data.photos import Skipped, content, in_channels, open_photo
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -45,6 +45,14 @@ class Images(ABC):
         """
 
     @abstractmethod
+    def content(self, index: int) -> bytes:
+        """The sha256 of what image `index` is made of now: of its file, or of its pixels. DataError as `open`."""
+
+    @abstractmethod
+    def joined(self, other: Self) -> Self:
+        """These images and then the other ones, of the same data."""
+
+    @abstractmethod
     def take(self, indices: Array) -> Self:
         """The images of these indices, as a set of its own."""
 
@@ -65,10 +73,26 @@ class PhotoFiles(Images):
     """Each file's size in bytes."""
     root: str = ""
     """What all names begin with; left out of the fingerprint, so that a set may be moved."""
+    looks: tuple[int, ...] = ()
+    """Each photo's `duplicates.look`: near duplicates differ in few bits."""
 
     def open(self, index: int, least: tuple[int, int] | None = None) -> Image.Image:
         """See `Images.open`."""
         return open_photo(self.names[index], self.channels, least)
+
+    def content(self, index: int) -> bytes:
+        """See `Images.content`."""
+        return content(self.names[index])
+
+    def joined(self, other: Self) -> Self:
+        """See `Images.joined`."""
+        return replace(
+            self,
+            labels=np.concatenate([self.labels, other.labels]),
+            names=self.names + other.names,
+            sizes=self.sizes + other.sizes,
+            looks=self.looks + other.looks,
+        )
 
     def take(self, indices: Array) -> Self:
         """See `Images.take`."""
@@ -77,6 +101,7 @@ class PhotoFiles(Images):
             labels=self.labels[indices],
             names=tuple(self.names[index] for index in indices),
             sizes=tuple(self.sizes[index] for index in indices),
+            looks=tuple(self.looks[index] for index in indices),
             skipped=(),
             notes=(),
         )
@@ -97,6 +122,20 @@ class PixelArrays(Images):
     def open(self, index: int, least: tuple[int, int] | None = None) -> Image.Image:
         """See `Images.open`."""
         return in_channels(Image.fromarray(self.pixels[index]), self.channels)
+
+    def content(self, index: int) -> bytes:
+        """See `Images.content`."""
+        pixels = self.pixels[index]
+        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+
+    def joined(self, other: Self) -> Self:
+        """See `Images.joined`."""
+        return replace(
+            self,
+            labels=np.concatenate([self.labels, other.labels]),
+            names=self.names + other.names,
+            pixels=np.concatenate([self.pixels, other.pixels]),
+        )
 
     def take(self, indices: Array) -> Self:
         """See `Images.take`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import re
 import threading
@@ -24,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from imori.data.duplicates import SEEN, look
 from imori.errors import DataError
 
 MODES = {1: "L", 3: "RGB"}
@@ -60,6 +62,8 @@ class Checked:
     path: str
     bytes: int = 0
     grey: bool = False
+    look: int = 0
+    """See `duplicates.look`."""
     reason: str = ""
 
 
@@ -194,11 +198,20 @@ def open_photo(path: str | os.PathLike[str], channels: int = 3, least: tuple[int
         raise unusable(os.fspath(path), reason(error)) from error
 
 
+def content(path: str) -> bytes:
+    """The sha256 of a photo's file. DataError names one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise unusable(path, reason(error)) from error
+
+
 def check(path: str) -> Checked:
     """Decodes a photo once, as cheaply as its format allows, to learn whether it can be used at all."""
     try:
-        _, grey = _decode(path, 3, (1, 1))
-        return Checked(path, Path(path).stat().st_size, grey)
+        picture, grey = _decode(path, 3, SEEN)
+        return Checked(path, Path(path).stat().st_size, grey, look(picture))
     except Exception as error:  # as in open_photo
         return Checked(path, reason=reason(error))
 

@@ -301,5 +301,6 @@ def _photos(
             skipped=tuple(Skipped(photo.path, photo.reason) for photo, _ in part if photo.reason),
             sizes=tuple(photo.bytes for photo, _ in good),
             root=root,
+            looks=tuple(photo.look for photo, _ in good),
         )
     return sets

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias, TypeVar
 
@@ -13,6 +15,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Called with what is done and the total."""
 
 CHUNK = 16
+AHEAD = 32
+"""So many items a thread are begun before they are asked for."""
 
 
 def workers_or_cores(workers: int) -> int:
@@ -41,3 +45,21 @@ def ordered(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return results
+
+
+def ahead(function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0) -> Generator[Result, None, None]:
+    """`function` of every item, in the items' order and one by one; few are done before they are asked for.
+
+    Closing it stops its threads: use `contextlib.closing`.
+    """
+    workers = workers_or_cores(workers)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="imori-data")
+    waiting = iter(items)
+    try:
+        begun = deque(pool.submit(function, item) for item in itertools.islice(waiting, AHEAD * workers))
+        while begun:
+            result = begun.popleft().result()
+            begun.extend(pool.submit(function, item) for item in itertools.islice(waiting, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -44,6 +44,12 @@ def _with_classes(tree: t.Tree, classes: int, main: bool) -> t.Tree:
             return tree
 
 
+def classifiers(tree: t.Tree) -> set[str]:
+    """The paths of the layers whose size is the number of classes: the last one with weights, and each head's."""
+    pairs = zip(t.leaves(with_classes(tree, 1)), t.leaves(with_classes(tree, 2)), strict=True)
+    return {path for (path, one), (_, two) in pairs if one != two}
+
+
 def adapted(weights: Weights, tree: t.Tree, shape: Shape, seed: int = 0, anew: bool = True) -> Weights:
     """The weights for `tree` at input `shape`, which may differ in its classes and channels from what they are of.
 
@@ -52,9 +58,8 @@ def adapted(weights: Weights, tree: t.Tree, shape: Shape, seed: int = 0, anew: b
     """
     dtype = next(iter(weights.values())).dtype.name
     start = initial_weights(tree, shape, seed, dtype)
-    pairs = zip(t.leaves(with_classes(tree, 1)), t.leaves(with_classes(tree, 2)), strict=True)
-    classifiers = {path for (path, one), (_, two) in pairs if one != two} if anew else set()
-    made = weights | {name: value for name, value in start.items() if name.rpartition(".")[0] in classifiers}
+    renewed = classifiers(tree) if anew else set()
+    made = weights | {name: value for name, value in start.items() if name.rpartition(".")[0] in renewed}
     first = next(iter(start))
     if first in made and made[first].ndim == 4 == start[first].ndim:
         made[first] = _with_channels(made[first], start[first].shape[1])

@@ -26,7 +26,7 @@ from imori.train.metrics import Tally, soft_targets
 from imori.train.recipe import Recipe
 from imori.train.report import Report
 from imori.train.run import Progress, Run, metrics_of
-from imori.train.schedules import rate_at
+from imori.train.schedules import rate_at, step_key
 from imori.weights import Card, read_model
 
 
@@ -54,7 +54,10 @@ class Job:
     @property
     def total(self) -> int:
         """Steps in all."""
-        return self.recipe.iterations or self.recipe.epochs * self.training.steps_per_epoch
+        if self.recipe.iterations:
+            return self.recipe.iterations
+        assert self.recipe.epochs is not None
+        return self.recipe.epochs * self.training.steps_per_epoch
 
 
 def fit(job: Job, progress: Progress) -> None:
@@ -74,7 +77,9 @@ def _train(job: Job, progress: Progress, asked_to_stop: Callable[[], bool]) -> N
             targets = soft_targets(batch.labels, classes, recipe.label_smoothing, recipe.precision)
             weights = batch.weights * job.class_weights[batch.labels]
             rate = rate_at(recipe, progress.step, job.total, loader.steps_per_epoch)
-            loss, logits = job.step(batch.images, targets, weights, rate, _key(recipe.seed, progress.step, job.rank))
+            loss, logits = job.step(
+                batch.images, targets, weights, rate, step_key(recipe.seed, progress.step, job.rank)
+            )
             if not np.isfinite(loss):
                 kept = f". The last checkpoint is kept in {job.run.path}" if progress.step else ""
                 raise RunError(
@@ -105,8 +110,9 @@ def _train(job: Job, progress: Progress, asked_to_stop: Callable[[], bool]) -> N
 def _close_epoch(job: Job, progress: Progress, rate: float) -> None:
     """Validates, writes the best weights if these are, and adds a row of metrics."""
     tally = evaluate(partial(job.framework.logits, job.native), job.validation, len(job.card.classes))
-    row: dict[str, Any] = {
-        "epoch": len(progress.rows) + 1,
+    phase = {"phase": "tune"} if job.recipe.phases in ("tune", "both") else {}
+    row: dict[str, Any] = phase | {
+        "epoch": 1 + sum(row.get("phase") != "head" for row in progress.rows),
         "step": progress.step,
         "lr": rate,
         "train_loss": progress.loss_sum / progress.images,
@@ -156,11 +162,6 @@ def _finish(job: Job, progress: Progress) -> None:
         job.run.save_best(weights, replace(card, metrics={**card.metrics, **tested}))
     progress.finished = True
     job.run.save_last(last, job.step.state(), progress, job.card)
-
-
-def _key(seed: int, step: int, rank: int) -> int:
-    """A seed for one step's dropout on one process, below 2⁶³."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,17 @@ def averaged(logits: Sequence[Array]) -> Array:
     if len(logits) == 1:
         return logits[0]
     return np.asarray(np.logaddexp.reduce([log_softmax(each) for each in logits]))
+
+
+def wilson(share: float, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share that was seen in `of` cases (E. B. Wilson 1927, JASA 22:209-212).
+
+    It holds for few cases and for shares near 1, as Brown, Cai and DasGupta show (2001, Statistical Science 16:101).
+    """
+    z = 1.959964
+    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass

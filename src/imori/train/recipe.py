@@ -14,6 +14,8 @@ from imori.errors import RecipeError
 FORMAT = 1
 Schedule = Literal["constant", "step", "cosine", "onecycle"]
 Precision = Literal["float32", "float64"]
+Phases = Literal["none", "head", "tune", "both"]
+Head = Literal["linear", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,32 @@ class Recipe:
     resize: Literal["crop", "stretch"] | None = None
     """How a photo reaches that size: the middle of it, or all of it out of proportion."""
 
-    epochs: int = 20
+    phases: Phases | None = None
+    """Of training from weights: "head" trains a classifier on the features that the rest gives, "tune" fine-tunes the
+    last stages, "both" one after the other, "none" trains everything as from nothing. "both" where the weights are of
+    other classes."""
+    head: Head | None = None
+    """Of the first phase: "linear", which is the network's own last layer, or "mlp", two hidden layers before it."""
+    head_epochs: int | None = None
+    """Passes over the features; 20, or more of few photos."""
+    head_lr: float = 1e-3
+    """The highest rate of the first phase."""
+    feature_passes: int = 0
+    """So many times each photo's features are computed of an augmented photo, beside those of the photo itself."""
+    freeze: str | None = None
+    """What fine-tuning leaves as it is: "norms", the statistics of batch norms; "none"; or with commas between them
+    patterns of paths, as "norms,conv1*"."""
+    unfreeze_at: str | None = None
+    """The path of the node from which on fine-tuning trains, or "all"; the last stage and the head unless given."""
+    stage_rate: float = 0.5
+    """Of fine-tuning: what the rate is multiplied by at each stage below the head."""
+    folds: int | Literal["loo"] | None = None
+    """The same training is tried in so many folds first, each tested by the others; "loo" leaves out one photo each."""
+    repeats: int = 1
+    """How often, each time in other folds."""
+
+    epochs: int | None = None
+    """20; 5 of fine-tuning."""
     iterations: int | None = None
     """Steps in all; takes the place of epochs."""
     batch_size: int = 32
@@ -148,7 +175,17 @@ _RULES: dict[str, tuple[Any, str]] = {
     "size": _or_none((_is_size, "a number of pixels from 1 to 16384, or (height, width)")),
     "channels": _or_none(_whole(1)),
     "resize": _or_none(_one_of("crop", "stretch")),
-    "epochs": _whole(1),
+    "phases": _or_none(_one_of(*get_args(Phases))),
+    "head": _or_none(_one_of(*get_args(Head))),
+    "head_epochs": _or_none(_whole(1)),
+    "head_lr": _between(0.0, 1e3, "a number from 0 to 1000"),
+    "feature_passes": _whole(0),
+    "freeze": _or_none(_TEXT),
+    "unfreeze_at": _or_none(_TEXT),
+    "stage_rate": _between(1e-6, 1.0, "a number above 0, to 1"),
+    "folds": (lambda value: value in (None, "loo") or _whole(2)[0](value), "a whole number from 2, loo, or left out"),
+    "repeats": _whole(1),
+    "epochs": _or_none(_whole(1)),
     "iterations": _or_none(_whole(1)),
     "batch_size": _whole(1),
     "opt": _TEXT,

@@ -18,6 +18,12 @@ class Report(Protocol):
     def download(self, done: int, total: int) -> None:
         """Bytes of published weights that are there, and those of the whole file (0 where nobody knows)."""
 
+    def features(self, done: int, total: int) -> None:
+        """Photos whose features are there."""
+
+    def folds(self, done: int, total: int) -> None:
+        """Folds that were trained and tested."""
+
     def step(self, done: int, total: int, images_per_second: float, loss: float) -> None:
         """After each step of training."""
 
@@ -35,6 +41,12 @@ class Silent:
         """Nothing."""
 
     def download(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def features(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def folds(self, done: int, total: int) -> None:
         """Nothing."""
 
     def step(self, done: int, total: int, images_per_second: float, loss: float) -> None:

@@ -2,6 +2,7 @@
 
 recipe.json        every choice, and where the data lie
 split.csv          each photo, its class, and the part that it was put in
+folds.csv          of a run with folds, the answer to each photo by a training that never saw it
 metrics.csv        a row an epoch
 model.safetensors  the best weights by validation, with all that is needed to use them
 last.safetensors   the newest weights, the optimizer's memory and the progress: what a resume goes on from
@@ -84,6 +85,11 @@ class Run:
         return self.path / "split.csv"
 
     @property
+    def folds_file(self) -> Path:
+        """Each photo that was answered by a fold that had not seen it."""
+        return self.path / "folds.csv"
+
+    @property
     def claim_file(self) -> Path:
         """There while a process starts a run here, until recipe.json says that it is one."""
         return self.path / ".claim"
@@ -141,9 +147,10 @@ class Run:
         self.claim_file.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Removes what `start` and `save_last` wrote, of a run that trained nothing."""
-        for file in (self.recipe_file, self.split_file, self.last_file):
+        """Removes what was written of a run that was not begun, or trained nothing."""
+        for file in (self.recipe_file, self.split_file, self.folds_file, self.last_file, self.model_file):
             file.unlink(missing_ok=True)
+        self.metrics_file.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Removes what a killed run was writing when it died; the files themselves are always whole."""
@@ -168,6 +175,10 @@ class Run:
         """The images that the run held back for its test: their real paths, or the data and the names within."""
         photos = [path for path, _ in self.part("test")]
         return {os.path.realpath(path) if Path(path).is_absolute() else f"{self.data}: {path}" for path in photos}
+
+    def save_folds(self, rows: Iterable[Sequence[object]]) -> None:
+        """Writes folds.csv."""
+        _write(self.folds_file, _as_csv([("repeat", "fold", "path", "class", "predicted", "probability"), *rows]))
 
     def save_best(self, weights: Weights, card: Card) -> None:
         """Writes model.safetensors."""
@@ -290,4 +301,4 @@ def _write(path: Path, text: str) -> None:
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a model file says of itself, from a row of metrics.csv."""
-    return {name: row[name] for name in ("epoch", "val_loss", "val_accuracy")}
+    return {name: row[name] for name in ("phase", "epoch", "val_loss", "val_accuracy") if name in row}

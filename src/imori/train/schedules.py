@@ -1,9 +1,11 @@
-"""The rate of each step, as a function of the step alone: nothing to save, nothing to lose on a resume."""
+"""The rate and the seed of each step, as functions of the step alone: nothing to save, nothing to lose on a resume."""
 
 from __future__ import annotations
 
 from math import cos, pi
 from typing import assert_never
+
+import numpy as np
 
 from imori.train.recipe import Recipe
 
@@ -48,3 +50,8 @@ def _onecycle(step: int, total: int) -> float:
 def _ease(start: float, end: float, share: float) -> float:
     """From `start` to `end` along half a cosine."""
     return end + (start - end) * (1 + cos(pi * share)) / 2
+
+
+def step_key(seed: int, step: int, rank: int = 0) -> int:
+    """A seed for one step's dropout on one process, below 2⁶³."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
