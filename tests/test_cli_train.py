@@ -145,19 +145,29 @@ def test_weights_of_other_classes_train_in_two_phases(command, photos, net: str,
     command("train", data, "--model", net, "--phases", "head").refuses("there are no weights to start from")
 
 
+STOPPABLE = """
+import signal, sys
+from imori.__main__ import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores Ctrl-C
+sys.exit(run())
+"""
+
+
 def test_ctrl_c_in_the_first_phase_leaves_no_run(command, photos, net: str, tmp_path: Path) -> None:
     command("train", photos("pets", cat=8, dog=8, newt=8), "--model", net, *SHORT, "--out", tmp_path / "first")
     photos("others", cow=12, hen=12)
     words = ["train", tmp_path / "others", "--weights", tmp_path / "first", "--phases", "head", "--framework", "numpy"]
     words += ["--head-epochs", 10**6, "--out", tmp_path / "run"]
-    process = subprocess.Popen([sys.executable, "-m", "imori", *map(str, words)], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    while not (tmp_path / "run").exists():
-        assert process.poll() is None
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(2)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    process = subprocess.Popen([sys.executable, "-c", STOPPABLE, *map(str, words)], stderr=subprocess.PIPE, text=True)
+    try:
+        while not (tmp_path / "run").exists():
+            assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert said == (
         "stopped before fine-tuning; the features of the photos so far are kept, and the same command goes on\n"
