@@ -27,7 +27,7 @@ def stoppable() -> Iterator[None]:
     does where a compiled module is being initialised.
     """
     asked: signal.Signals | None = None
-    ended, here = False, threading.get_ident()
+    ended, coming, here = False, False, threading.get_ident()
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked
@@ -36,10 +36,18 @@ def stoppable() -> Iterator[None]:
             frame = frame.f_back
         if frame is None:
             raise KeyboardInterrupt
-        _thread.start_new_thread(again, ())
+        soon()
+
+    def soon() -> None:
+        nonlocal coming
+        if not coming:  # a second one would come while what the first one stopped is being cleared away
+            coming = True
+            _thread.start_new_thread(again, ())  # threading's would wait until it runs, and could be interrupted
 
     def again() -> None:
+        nonlocal coming
         time.sleep(SOON)
+        coming = False
         if asked and not ended:
             if sys.platform == "win32":
                 _thread.interrupt_main(asked)
@@ -48,7 +56,7 @@ def stoppable() -> Iterator[None]:
 
     def lost(what: sys.UnraisableHookArgs) -> None:
         if asked and issubclass(what.exc_type, KeyboardInterrupt):
-            _thread.start_new_thread(again, ())  # threading's would wait until it runs, and could be interrupted
+            soon()
         else:
             usual_hook(what)
 
