@@ -82,9 +82,12 @@ class FastNetwork(Network):
         each(task, names, self.workers)
 
     def _parts(self, batch: int, whole: bool) -> list[slice]:
-        """The parts of a batch; where they are to be `whole` they all run at once."""
-        workers = min(self.workers, batch)
-        return share(batch, workers if whole else max(workers, -(-batch // self.images)))
+        """The parts of a batch; where they are to be `whole` they all run at once.
+
+        Where there are several, their number is even: two workers then have as many each, and one has the same parts.
+        """
+        workers, parts = min(self.workers, batch), -(-batch // self.images)
+        return share(batch, workers if whole else max(workers, min(batch, parts + parts % 2 if parts > 1 else 1)))
 
     def _run(self, task: Callable[[int], None], count: int, team: Team) -> None:
         """task(0) to task(count - 1), every worker its share of them."""
