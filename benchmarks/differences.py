@@ -17,17 +17,19 @@ def table(path: Path) -> str:
     """The Markdown table of what the tests wrote; of two lines for one network and framework the later counts."""
     cells: dict[str, dict[str, str]] = {}
     frameworks: dict[str, None] = {}
+    figures: list[tuple[float, float, float]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        step = max(row["gradients"], row["weights"])
+        figures.append((row["float32"], row["float64"], max(row["gradients"], row["weights"])))
         cells.setdefault(row["net"], {})[row["framework"]] = " · ".join(
-            f"{value:.0e}".replace("e-0", "e-") for value in (row["float32"], row["float64"], step)
+            f"{value:.0e}".replace("e-0", "e-") for value in figures[-1]
         )
         frameworks[row["framework"]] = None
+    largest = " · ".join(f"{max(column):.1e}" for column in zip(*figures, strict=True))
     lines = [f"| Network | {' | '.join(frameworks)} |", f"| --- |{' --- |' * len(frameworks)}"]
     for net, found in cells.items():
         lines.append(f"| `{net}` | {' | '.join(found.get(framework, '') for framework in frameworks)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"The largest of all: {largest}"])
 
 
 if __name__ == "__main__":

@@ -87,6 +87,17 @@ def test_without_norms_the_bits_are_the_same_for_any_number_of_workers() -> None
     assert all(np.array_equal(one[2][name], two[2][name]) for name in one[2])
 
 
+@pytest.mark.parametrize("images", [1, 3, 4, 20, 1000])
+@pytest.mark.parametrize("batch", [2, 6, 12, 100])
+def test_two_workers_have_as_many_parts(batch: int, images: int) -> None:
+    native = imori.build(NETS["without-norms"], SHAPE, "numpy")
+    native.workers, native.images = 2, images
+    parts = native._parts(batch, whole=False)
+    assert len(parts) % 2 == 0
+    assert sum(part.stop - part.start for part in parts) == batch
+    assert max(part.stop - part.start for part in parts) <= images or len(parts) == 2
+
+
 @EVERY
 def test_inference_in_parts_is_the_same(tree: Tree) -> None:
     native = imori.build(tree, SHAPE, "numpy", dtype="float64")
