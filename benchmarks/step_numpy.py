@@ -180,7 +180,8 @@ def measure(name: str, rounds: int, steps: int | None, threads: int) -> None:
     for candidate, seconds in taken.items():
         ratio = statistics.median(ours / theirs for ours, theirs in zip(taken[OURS], seconds, strict=True))
         aim = f", at most {case.at_most}" if candidate == "torch" else ""
-        beside = "" if candidate == OURS else f"   imori takes {ratio:.2f} of its time{aim}"
+        share = f"{ratio:.2f}" if ratio > 0.5 else f"1/{1 / ratio:.1f}"
+        beside = "" if candidate == OURS else f"   imori takes {share} of its time{aim}"
         print(f"  {candidate:24}{1000 * statistics.median(seconds):9.1f} ms{beside}")
     print(f"  {100 * fresh('share', 1, name, OURS, steps):.0f} % of imori's step is inside BLAS", flush=True)
 

@@ -38,7 +38,7 @@ from imori.weights.names import compare
 DTYPES = ("float32", "float64")
 FORMS = {".npz": "numpy.load({})", ".safetensors": "imori.load({})"}
 Make: TypeAlias = Callable[[Node, list[e.Layer], Weights], e.Layer]
-CACHE = 2**20
+CACHE = 2**22
 """Bytes of the largest map of as many images as the fast engine works on at a time."""
 SMALL = 2**26
 """Multiply-accumulates of one image. A network of fewer keeps to one of BLAS's threads: its products are so short that
