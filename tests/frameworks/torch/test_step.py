@@ -1,5 +1,7 @@
 """The training step: the loss, the optimizers' formulas, what trains and what stays, and what a key decides."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -296,6 +298,22 @@ def test_float32_follows_float64() -> None:
         dumped[dtype] = {**imori.dump_weights(native), "loss": np.array(losses)}
     for name, value in dumped["float64"].items():
         np.testing.assert_allclose(dumped["float32"][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_no_optimizer_imports_the_compiler() -> None:
+    """It takes more than a second, and a head trains in less."""
+    code = """
+import sys, numpy, imori
+from imori import frameworks, optimizers
+from imori.frameworks.base import Setup
+for name in ("sgd", "adagrad", "rmsprop", "adam"):
+    native = imori.build(imori.model("lenet", 10, 1), (1, 28, 28), "torch")
+    step = frameworks.of(native).prepare(native, Setup(optimizers.optimizer(name), frozenset({"fc3.weight"})))
+    step(numpy.zeros((1, 1, 28, 28)), numpy.full((1, 10), 0.1), numpy.ones(1), 0.1, 0)
+assert "torch._dynamo" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""One step of training in PyTorch, with `torch.optim` where it has the same formulas as `imori.optimizers`."""
+"""One step of training in PyTorch; the formulas of `imori.optimizers` are worked out by the functions of `torch.optim`.
+
+Its classes call the same functions, but import PyTorch's compiler for it, which takes more than a second.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.optim.adagrad import adagrad
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
 
 from imori import optimizers as o
 from imori.errors import ImoriError
@@ -20,15 +27,15 @@ from imori.frameworks.torch.weights import AsImages, as_array, exact, tensors, u
 from imori.shapes import Shape
 from imori.weights.names import compare
 
-Groups = dict[tuple[float, bool], list[nn.Parameter]]
-"""The trained weights by the multiplier of their rate, and by whether they decay."""
+Memory = dict[str, Tensor]
+"""What the optimizer remembers of one weight, by the slots' names, and "time": how many steps there were, a scalar."""
 
 
 class TorchStep:
     """Changes the module in place, its layout in memory too, and keeps it in training mode: `base.Step`."""
 
     def __init__(self, native: nn.Module, setup: Setup) -> None:
-        self._native, self._clip = native, setup.clip
+        self._native, self._how, self._clip = native, setup.optimizer, setup.clip
         self._as_images = AsImages.of(native)
         if self._as_images.last:
             native.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch forgot to say so
@@ -39,15 +46,16 @@ class TorchStep:
         self._draws = any(isinstance(module, nn.Dropout) for module in native.modules())
         self._loss_weights = (1.0, *head_weights(unwrapped(native)))
         self._trained: dict[str, nn.Parameter] = {}
-        groups: Groups = {}
+        self._groups: dict[tuple[float, bool], list[str]] = {}
+        """The trained weights by the multiplier of their rate, and by whether they decay."""
         for name, tensor in tensors(native).items():
             if not isinstance(tensor, nn.Parameter):
                 continue  # running statistics, which batch norms keep for themselves
             tensor.requires_grad_(name in setup.trainable)
             if name in setup.trainable:
                 self._trained[name] = tensor
-                groups.setdefault((setup.rates.get(name, 1.0), name in setup.decayed), []).append(tensor)
-        self._optimizer, self._slots = _optimizer(setup.optimizer, groups, self._device)
+                self._groups.setdefault((setup.rates.get(name, 1.0), name in setup.decayed), []).append(name)
+        self._memory: dict[str, Memory] = {}
         self.restore({name: np.zeros(shape) for name, shape in self._shapes().items()})
 
     def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:
@@ -84,9 +92,12 @@ class TorchStep:
     def _update(self, rate: float) -> None:
         if self._clip is not None:
             nn.utils.clip_grad_norm_(self._trained.values(), self._clip)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["multiplier"]
-        self._optimizer.step()
+        with torch.no_grad():
+            for (multiplier, decayed), names in self._groups.items():
+                met = [name for name in names if self._trained[name].grad is not None]
+                if met:
+                    weights, memory = [self._trained[name] for name in met], [self._memory[name] for name in met]
+                    _update(self._how, weights, memory, rate * multiplier, decayed)
         self._time += 1
 
     def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -103,16 +114,13 @@ class TorchStep:
 
     def _shapes(self) -> dict[str, Shape]:
         """The names and shapes of the state."""
-        slots = {f"{name}/{slot}": tuple(p.shape) for name, p in self._trained.items() for slot in self._slots}
+        slots = {f"{name}/{slot}": tuple(p.shape) for name, p in self._trained.items() for slot in self._how.slots}
         return {**slots, "time": ()}
 
     def state(self) -> Weights:
         """The optimizer's memory under our names: copies."""
-        memory = self._optimizer.state
         slots = {
-            f"{name}/{slot}": as_array(memory[parameter][theirs])
-            for name, parameter in self._trained.items()
-            for slot, theirs in self._slots.items()
+            f"{name}/{slot}": as_array(self._memory[name][slot]) for name in self._trained for slot in self._how.slots
         }
         return {**slots, "time": np.array(self._time, np.int64)}
 
@@ -121,12 +129,12 @@ class TorchStep:
         compare(state, self._shapes(), "the optimizer's memory")
         self._time = int(state["time"])
         for name, parameter in self._trained.items():
-            memory = {"step": torch.tensor(float(self._time), device=self._device)}
-            for slot, theirs in self._slots.items():
-                # Laid out in memory as the weight is: the fused optimizers walk through both side by side.
-                memory[theirs] = torch.empty_like(parameter, requires_grad=False)
-                memory[theirs].copy_(torch.tensor(state[f"{name}/{slot}"]))
-            self._optimizer.state[parameter] = memory
+            memory = {"time": torch.tensor(float(self._time), device=self._device)}
+            for slot in self._how.slots:
+                # Laid out in memory as the weight is: the fused functions walk through both side by side.
+                memory[slot] = torch.empty_like(parameter, requires_grad=False)
+                memory[slot].copy_(torch.tensor(state[f"{name}/{slot}"]))
+            self._memory[name] = memory
 
 
 @contextlib.contextmanager
@@ -138,23 +146,26 @@ def _seeded(key: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _optimizer(how: o.Optimizer, groups: Groups, device: torch.device) -> tuple[torch.optim.Optimizer, dict[str, str]]:
-    """An optimizer of torch's, fused where it can be, and what it calls our slots. The rate is set at every step."""
-    grouped: list[dict[str, Any]] = [
-        {"params": members, "multiplier": multiplier, "weight_decay": how.weight_decay if decayed else 0.0}
-        for (multiplier, decayed), members in groups.items()
-    ]
+def _update(how: o.Optimizer, weights: list[nn.Parameter], memory: list[Memory], rate: float, decayed: bool) -> None:
+    """Changes weights by their gradients, and what is remembered of them; fused into one kernel where that is there."""
+    values: list[Any] = [*weights]
+    gradients: list[Any] = [weight.grad for weight in weights]
+    slots: dict[str, list[Any]] = {slot: [each[slot] for each in memory] for slot in how.slots}
+    times = [each["time"] for each in memory]
+    common: dict[str, Any] = {"lr": rate, "weight_decay": how.weight_decay if decayed else 0.0, "maximize": False}
     match how:
         case o.SGD(momentum=momentum, nesterov=nesterov):
-            sgd = torch.optim.SGD(grouped, 0.0, momentum, nesterov=nesterov and momentum > 0, fused=True)
-            return sgd, {"velocity": "momentum_buffer"} if momentum else {}
+            common |= {"momentum": momentum, "dampening": 0.0, "nesterov": nesterov and momentum > 0, "fused": True}
+            sgd(values, gradients, slots.get("velocity", []), **common)
         case o.AdaGrad(eps=eps):
-            return torch.optim.Adagrad(grouped, 0.0, eps=eps, fused=device.type == "cpu"), {"square": "sum"}
+            common |= {"lr_decay": 0.0, "eps": eps, "fused": values[0].device.type == "cpu"}
+            adagrad(values, gradients, slots["square"], times, **common)
         case o.RMSProp(alpha=alpha, eps=eps):
-            return torch.optim.RMSprop(grouped, 0.0, alpha, eps, foreach=True), {"square": "square_avg"}
+            common |= {"alpha": alpha, "eps": eps, "momentum": 0.0, "centered": False, "foreach": True}
+            rmsprop(values, gradients, slots["square"], [], [], times, **common)
         case o.Adam(beta1=beta1, beta2=beta2, eps=eps):
-            kind = torch.optim.AdamW if how.decoupled else torch.optim.Adam
-            slots = {"mean": "exp_avg", "square": "exp_avg_sq"}
-            return kind(grouped, 0.0, (beta1, beta2), eps, fused=True), slots
+            common |= {"beta1": beta1, "beta2": beta2, "eps": eps, "amsgrad": False, "fused": True}
+            common["decoupled_weight_decay"] = how.decoupled
+            adam(values, gradients, slots["mean"], slots["square"], [], times, **common)
         case _:
             assert_never(how)
