@@ -9,7 +9,8 @@ threads of one that are still awake would hold up the other. A candidate's time 
 medians over the steps; a ratio is the median of the rounds' ratios, each of two runs that followed each other, so that
 what else the machine does falls on both. With one thread it is processor time, which a busy machine lengthens little.
 BLAS's share is that of the products of matrices and of the dense layers, measured in one more run with one thread; its
-peak is that of a product of two matrices of 1024×1024 on this machine.
+peak is that of a product of two matrices of 1024×1024 on this machine. Memory is the most that a process had, its
+interpreter included, which does a step and nothing else; for VGG16 at 224×224 too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from turns import machine
 import imori
 import imori.engine
 from imori import frameworks
+from imori.comparison import peak_memory
 from imori.frameworks.base import Array, Setup
 from imori.optimizers import SGD, Adam, Optimizer
 
@@ -159,6 +161,11 @@ def run(task: str, *arguments: Any) -> float:
     """The task of a fresh process."""
     if task == "peak":
         return peak()
+    if task == "memory":
+        name, candidate, size = arguments
+        CASES[name] = CASES[name]._replace(size=size)
+        step_of(name, candidate)()
+        return (peak_memory() or float("nan")) / 2**30
     name, candidate, steps = arguments
     return {"time": timed, "share": share_of_blas}[task](step_of(name, candidate), steps)
 
@@ -183,7 +190,12 @@ def measure(name: str, rounds: int, steps: int | None, threads: int) -> None:
         share = f"{ratio:.2f}" if ratio > 0.5 else f"1/{1 / ratio:.1f}"
         beside = "" if candidate == OURS else f"   imori takes {share} of its time{aim}"
         print(f"  {candidate:24}{1000 * statistics.median(seconds):9.1f} ms{beside}")
-    print(f"  {100 * fresh('share', 1, name, OURS, steps):.0f} % of imori's step is inside BLAS", flush=True)
+    print(f"  {100 * fresh('share', 1, name, OURS, steps):.0f} % of imori's step is inside BLAS")
+    for size in dict.fromkeys((case.size, 224) if name == "vgg16" else (case.size,)):
+        had = [
+            f"{each} {fresh('memory', threads, name, each, size):.2f} GiB" for each in candidates if each != "textbook"
+        ]
+        print(f"  memory at {size}×{size}: {'; '.join(had)}", flush=True)
 
 
 def main() -> None:

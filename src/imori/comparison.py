@@ -200,11 +200,11 @@ def measure(place: Path, name: str) -> None:
     native = built("float32")
     found["float32"] = framework.logits(native, images)
     prediction = _median(lambda: framework.logits(native, images), asked["rounds"])
-    memory = _peak()
+    memory = peak_memory()
     step, training_memory = None, None
     if name not in frameworks.PREDICTING:
         step = _step_time(framework, built("float32"), card, images, asked["rounds"])
-        training_memory = _peak()
+        training_memory = peak_memory()
     with contextlib.suppress(ImoriError):  # it has no float64
         found["float64"] = framework.logits(built("float64"), images.astype(float))
     if asked["layers"]:
@@ -241,7 +241,7 @@ def _median(run: Callable[[], object], rounds: int) -> float:
     return statistics.median(seconds(repeats) for _ in range(rounds))
 
 
-def _peak() -> int | None:
+def peak_memory() -> int | None:
     """Bytes of memory that this process had at most; None on Windows, which does not say.
 
     Linux's own figure comes first: its getrusage begins with what the parent had.
