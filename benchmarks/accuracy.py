@@ -27,7 +27,13 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "lenet"): {"epochs": 40, "lr": 0.005, "schedule": "onecycle", "shift": 0.08, "rotate": 10.0},
     ("mnist", "lenet"): {"epochs": 10, "batch_size": 64, "lr": 0.005, "schedule": "onecycle"},
     ("mnist", "simple_convnet"): {"epochs": 10, "batch_size": 100, "lr": 0.002, "schedule": "onecycle"},
-    ("mnist", "deep_convnet"): {"epochs": 15, "batch_size": 100, "lr": 0.002, "schedule": "onecycle"},
+    ("mnist", "deep_convnet"): {
+        "epochs": 20,
+        "batch_size": 100,
+        "lr": 0.002,
+        "schedule": "onecycle",
+        "label_smoothing": 0.1,
+    },
     ("mnist", "deep_convnet+augmented"): {
         "epochs": 25,
         "batch_size": 100,
