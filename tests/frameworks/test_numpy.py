@@ -61,7 +61,7 @@ def engine_of_the_tests(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     """Every test here runs on the plain engine, and on the fast one with one worker and with two."""
     name, workers = request.param
     monkeypatch.setattr(sys.modules[__name__], "face", name)
-    monkeypatch.setattr(numpy_framework, "workers", lambda macs: workers)
+    monkeypatch.setattr(numpy_framework, "workers", lambda macs, threads, batch: workers)
 
 
 def random_weights(tree: Tree, shape: Shape = INPUT, seed: int = 0, dtype: str = "float64") -> Weights:
@@ -451,6 +451,13 @@ def test_a_small_network_and_the_fast_engine_keep_to_one_thread_of_blas(
     assert blas_threads() == before
 
 
-def test_a_tiny_network_has_one_worker() -> None:
+def test_two_workers_share_a_batch_whose_layers_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numpy_framework, "workers", WORKERS)
     with numpy_framework._BLAS.limit(limits=2, user_api="blas"):
-        assert [WORKERS(macs) for macs in (numpy_framework.TINY - 1, numpy_framework.TINY)] == [1, 2]
+        quick, long = (
+            imori.build(imori.model(name, 10, 1), (1, 28, 28), "numpy") for name in ("lenet", "deep_convnet")
+        )
+    assert [native.workers(batch) for native in (quick, long) for batch in (1, 100, 1000)] == [1, 1, 2, 1, 2, 2]
+    for native, batch, workers in ((quick, 100, 1), (long, 100, 2)):
+        native.learn(np.zeros((batch, 1, 28, 28)), np.eye(10)[[0] * batch], np.ones(batch))
+        assert native._at_work == workers

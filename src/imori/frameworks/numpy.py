@@ -43,8 +43,9 @@ CACHE = 2**22
 SMALL = 2**26
 """Multiply-accumulates of one image. A network of fewer keeps to one of BLAS's threads: its products are so short that
 the threads would wait for each other longer than they work, and many times as long on a machine that is busy."""
-TINY = 2**21
-"""The same of a network that the fast engine gives one worker: two would wait for the interpreter, and be slower."""
+SHORT = 2**23
+"""The same of a layer and a batch, on average. For fewer the fast engine has one worker: two would wait for the
+interpreter, of which each layer needs some, and be slower."""
 
 _BLAS = ThreadpoolController()
 
@@ -75,13 +76,19 @@ def build(root: Node, weights: Weights, dtype: str, device: str, engine: str = "
         return e.Network(body, layers, dtype, InputCheck(root), threads=1 if macs < SMALL else None)
     largest = max(math.prod(node.output) for node in nodes) * np.dtype(dtype).itemsize
     room = max(CACHE, sum(array.nbytes for array in own.values()))
-    return fast.FastNetwork(body, layers, dtype, InputCheck(root), workers(macs), max(1, room // largest))
+    team = partial(workers, macs / sum(not node.children for node in nodes), _blas_threads())
+    return fast.FastNetwork(body, layers, dtype, InputCheck(root), team, max(1, room // largest))
 
 
-def workers(macs: int) -> int:
-    """How many workers the fast engine has: one, or as many as the threads that BLAS has been given."""
-    if macs < TINY:
-        return 1
+def workers(macs: float, threads: int, batch: int) -> int:
+    """How many workers the fast engine has for a batch: one, or as many as the threads that BLAS has been given.
+
+    `macs` is what a layer does with an image, on average.
+    """
+    return threads if macs * batch >= SHORT else 1
+
+
+def _blas_threads() -> int:
     return max((info["num_threads"] for info in _BLAS.info() if info["user_api"] == "blas"), default=1)
 
 

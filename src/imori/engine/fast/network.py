@@ -26,7 +26,7 @@ from imori.engine.network import Aux, Container, Network, every, judge
 class FastNetwork(Network):
     """The plain network's results, in parts.
 
-    `images` is how many images a part had best have, `workers` how many parts may run at once.
+    `images` is how many images a part had best have, `workers` how many parts of a batch of so many images run at once.
     """
 
     def __init__(
@@ -35,11 +35,13 @@ class FastNetwork(Network):
         layers: Mapping[str, Layer],
         dtype: str,
         check: Callable[[Shape, bool], None] | None = None,
-        workers: int = 1,
+        workers: Callable[[int], int] = lambda batch: 1,
         images: int = 2**30,
     ) -> None:
         super().__init__(body, layers, dtype, check, threads=1)
         self.workers, self.images = workers, images
+        self._at_work = 1
+        """How many workers the last batch had."""
         memory.keep()
 
     def _through(self, x: Array, training: bool) -> Array:
@@ -79,19 +81,21 @@ class FastNetwork(Network):
 
     def each(self, task: Callable[[str], None], names: Iterable[str]) -> None:
         """As in the plain network; a worker that is free takes the next."""
-        each(task, names, self.workers)
+        each(task, names, self._at_work)
 
     def _parts(self, batch: int, whole: bool) -> list[slice]:
-        """The parts of a batch; where they are to be `whole` they all run at once.
+        """The parts of a batch for the workers that it has; where they are to be `whole` they all run at once.
 
         Where there are several, their number is even: two workers then have as many each, and one has the same parts.
         """
-        workers, parts = min(self.workers, batch), -(-batch // self.images)
-        return share(batch, workers if whole else max(workers, min(batch, parts + parts % 2 if parts > 1 else 1)))
+        self._at_work, parts = min(self.workers(batch), batch), -(-batch // self.images)
+        if whole:
+            return share(batch, self._at_work)
+        return share(batch, max(self._at_work, min(batch, parts + parts % 2 if parts > 1 else 1)))
 
     def _run(self, task: Callable[[int], None], count: int, team: Team) -> None:
         """task(0) to task(count - 1), every worker its share of them."""
-        workers = min(self.workers, count)
+        workers = min(self._at_work, count)
 
         def work(worker: int) -> None:
             for number in range(worker, count, workers):
@@ -111,7 +115,7 @@ class FastNetwork(Network):
             if isinstance(layer, Aux):
                 layer.logits = np.concatenate([other.logits for other in others])
 
-        each(gather, zip(every(self.body), *map(every, copies), strict=True), self.workers)
+        each(gather, zip(every(self.body), *map(every, copies), strict=True), self._at_work)
 
 
 def replica(layer: Layer, member: Member) -> Layer:
