@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +57,16 @@ def test_what_was_taken_for_granted_is_said(command, real, pets: list[Path]) -> 
         "may be for 224, 192, 160, 128 pixels, and is used as the first; name another size, as --size 128" in answer.err
     )
     assert "trained this model" not in answer.err
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_file_that_hdf5_cannot_open_ends_the_process_with_two(real, tmp_path: Path, share: float) -> None:
+    whole, damaged = real("mobilenet_0.25_128").read_bytes(), tmp_path / "damaged.h5"
+    damaged.write_bytes(whole[: int(share * len(whole))] or b"no HDF5")
+    command = [sys.executable, "-m", "imori", "predict", "mobilenet_v1", "--framework", "numpy", "--weights", damaged]
+    done = subprocess.run([*command, "photo.jpg"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{damaged} cannot be read" in done.stderr
 
 
 def test_scored_by_their_names(command, real, pets: list[Path], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -60,12 +60,12 @@ def opened(path: Path, most: int) -> Iterator[tuple[File, bytes]]:
 
     try:
         with contextlib.ExitStack() as stack:
-            raw: BinaryIO = stack.enter_context(open(path, "rb"))
-            config = b""
-            if not h5py.is_hdf5(path) and zipfile.is_zipfile(raw):
-                raw, config = stack.enter_context(_unpacked(raw, path, most))
-            _check_heaps(raw)
-            yield stack.enter_context(h5py.File(raw, "r")), config
+            place, config = path, b""
+            if not h5py.is_hdf5(path) and zipfile.is_zipfile(path):
+                place, config = stack.enter_context(_unpacked(path, most))
+            _check_heaps(place)
+            # by its name: h5py that fails at an open file crashes at the end of the process
+            yield stack.enter_context(h5py.File(place, "r", locking=False)), config
     except ImoriError:
         raise
     except FileNotFoundError:
@@ -79,9 +79,9 @@ def opened(path: Path, most: int) -> Iterator[tuple[File, bytes]]:
 
 
 @contextlib.contextmanager
-def _unpacked(raw: BinaryIO, path: Path, most: int) -> Iterator[tuple[BinaryIO, bytes]]:
-    """The weights in an archive, as an open file, and its config.json. Nothing is unpacked to a place it names."""
-    with zipfile.ZipFile(raw) as archive, tempfile.TemporaryFile() as copy:
+def _unpacked(path: Path, most: int) -> Iterator[tuple[Path, bytes]]:
+    """The weights in an archive, as a file, and its config.json. Nothing is unpacked to a place it names."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="imori-") as folder:
         held = members(archive, path)
         for name in held:
             if "\\" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -94,19 +94,19 @@ def _unpacked(raw: BinaryIO, path: Path, most: int) -> Iterator[tuple[BinaryIO, 
                     f"{path}: its {name} declares {size} bytes, and those of this network need {limit} at most; it is"
                     " of a larger network, or damaged"
                 )
-        with archive.open(WEIGHTS) as packed:
+        place = Path(folder, "weights.h5")
+        with archive.open(WEIGHTS) as packed, place.open("wb") as copy:
             shutil.copyfileobj(packed, copy)
-        copy.flush()
-        yield copy, unpacked(archive, held[CONFIG], MOST_TEXT, path) if CONFIG in held else b""
+        yield place, unpacked(archive, held[CONFIG], MOST_TEXT, path) if CONFIG in held else b""
 
 
-def _check_heaps(raw: BinaryIO) -> None:
+def _check_heaps(path: Path) -> None:
     """ValueError for a heap of strings that does not add up: HDF5 1.14 would walk in it for ever.
 
     HDF5 file format specification 3.0, section III.E: a collection has 16 bytes of header, of which the last 8 are its
     size; an object has a number, 16 bytes of header too, and its data in eights. Number 0 is what is left.
     """
-    with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(HEAP)
         while at >= 0:
             (size,) = struct.unpack_from("<8xQ", data, at)
