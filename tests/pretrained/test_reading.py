@@ -12,7 +12,7 @@ import safetensors.numpy
 
 import imori
 from imori.data import Preprocessing
-from imori.errors import FrameworkMissing, NameUnknown, WeightsError
+from imori.errors import DownloadError, FrameworkMissing, NameUnknown, WeightsError
 from imori.pretrained import reading
 from imori.pretrained.addresses import checkpoints, chosen
 from imori.pretrained.reading import imagenet_classes, is_published, pretrained
@@ -168,6 +168,19 @@ def test_by_name_it_is_downloaded_once(publisher: Any, tmp_path: Path) -> None:
     assert len(publisher.asked) == len(notes) == 1
     assert "mobilenetv2_100.ra_in1k/resolve/main/model.safetensors is downloaded into" in notes[0]
     assert told[-1][0] == told[-1][1] == file.stat().st_size
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7], ids=["a-page", "cut-short"])
+def test_what_no_checksum_tells_of_is_opened_before_it_is_kept(publisher: Any, data_root: Path, share: float) -> None:
+    one = chosen("keras", "mobilenet_v2")
+    assert not one.checksum
+    whole = (data_root / "pretrained" / "mobilenet_v2_1.0_224_imagenet.weights.h5").read_bytes()
+    place = one.address.removeprefix("https:/")
+    publisher.files[place] = whole[: int(share * len(whole))] or b"<html>come back later</html>"
+    with pytest.raises(DownloadError, match=r"is cut short or another file, and is removed; try again"):
+        pretrained("mobilenet_v2", "keras")
+    publisher.files[place] = whole
+    assert pretrained("mobilenet_v2", "keras").file.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from imori import tree as t
 from imori.errors import ImoriError, RecipeError, RunError, TreeError, WeightsError
 from imori.train.report import Silent
 from imori.train.run import Run
-from imori.weights import read_model
+from imori.weights import read_card, read_model
 
 NET = t.Chain(
     conv1=t.Conv(8, 3, pad=1), relu1=t.ReLU(), pool1=t.MaxPool(2), flatten=t.Flatten(), fc1=t.Linear(10)
@@ -134,6 +134,19 @@ def test_weights_of_ours_are_the_start_and_bring_net_and_preprocessing(tmp_path:
     assert all((old[name] == new[name]).all() for name in old)
     assert old_card.tree == new_card.tree
     assert old_card.preprocessing == new_card.preprocessing
+
+
+def test_a_run_that_is_named_again_keeps_its_form(tmp_path: Path) -> None:
+    """The default has the same names and shapes, and pads another side."""
+    photos, usual = write_photos(tmp_path / "photos"), {"size": 32, "epochs": 1, "width": 0.35, "lr": 0.0}
+    first = train(tmp_path / "a", data=photos, model="mobilenet_v2", variant="keras", **usual)
+    listener, usual = Listener(), {"data": photos, "model": "mobilenet_v2", "weights": first.path, "size": 32}
+    second = train(tmp_path / "b", **usual, report=listener)
+    assert read_card(second.model_file).tree == read_card(first.model_file).tree
+    assert not any("another form" in note for note in listener.notes)
+    other = train(tmp_path / "c", **usual, variant="default", width=0.35, report=listener)
+    assert read_card(other.model_file).tree != read_card(first.model_file).tree
+    assert any("was trained in another form of the network" in note for note in listener.notes)
 
 
 def test_weights_of_another_net_are_refused_by_name(tmp_path: Path) -> None:

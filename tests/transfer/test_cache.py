@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def test_rows_are_there_at_once_for_the_process_that_wrote_them(tmp_path: Path) 
     with held.adding() as add:
         add([name(1)], rows(5, 1))
     assert np.array_equal(held.features([name(1)]).take(np.array([0])), rows(5, 1))
+
+
+def test_rows_stay_for_their_process_where_the_folder_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    held = opened(folder)
+    with held.adding() as add:
+        add([name(1)], rows(5, 1))
+        shutil.rmtree(folder)
+        add([name(2)], rows(7, 1))
+    with held.adding() as add:
+        add([name(3)], rows(9, 1))
+    assert np.array_equal(held.features([name(2), name(1)]).take(np.array([1, 0])), [rows(5, 1)[0], rows(7, 1)[0]])
+    assert opened(folder).find(name(3))
 
 
 @pytest.mark.parametrize("left", [1, 30, 63])
@@ -127,7 +141,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     usual = builtins.open
     monkeypatch.setattr(
         builtins, "open", lambda path, mode="r", *rest, **more: usual(
-            "/dev/full" if mode == "xb" else path, "wb" if mode == "xb" else mode, *rest, **more
+            "/dev/full" if mode == "x+b" else path, "w+b" if mode == "x+b" else mode, *rest, **more
         )
     )  # fmt: skip
     with pytest.raises(RunError, match=r"could not be kept .*No space left on device; free some space"):

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from imori import catalogue
 from imori.data import Preprocessing
-from imori.errors import FrameworkMissing, NameUnknown, WeightsError
+from imori.errors import DownloadError, FrameworkMissing, NameUnknown, WeightsError
 from imori.pretrained.addresses import Checkpoint, checkpoints, chosen
 from imori.pretrained.downloads import Progress, cache, fetched
 from imori.weights import Card, read_weights
 from imori.weights.checkpoint import PYTORCH, read_checkpoint
+from imori.weights.hdf5 import opened
 from imori.weights.names import Weights
 from imori.weights.native import native_card
 from imori.weights.tables import PUBLISHERS, families_of
@@ -120,9 +121,29 @@ def _downloaded(one: Checkpoint, note: Callable[[str], None], progress: Progress
                 f" 'imori[{extra}]'"
             )
     file = cache() / one.publisher / one.file
-    if not file.exists():
+    new = not file.exists()
+    if new:
         note(f"{one.address} is downloaded into {file.parent}")
-    return fetched(one.address, file, one.checksum, progress)
+    fetched(one.address, file, one.checksum, progress)
+    if new and not one.checksum:
+        _check_opens(file, one.address)
+    return file
+
+
+def _check_opens(file: Path, address: str) -> None:
+    """Removes what a server gave in place of the file, of which no checksum tells: DownloadError."""
+    try:
+        if file.suffix in HDF5:
+            with opened(file, 0):
+                pass
+        else:
+            read_checkpoint(file)
+    except WeightsError as error:
+        file.unlink(missing_ok=True)
+        raise DownloadError(
+            f"what {address} gave is cut short or another file, and is removed; try again, or fetch it where that works"
+            f" and put it at {file} ({error})"
+        ) from error
 
 
 # --- by file ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from imori.data.duplicates import near_pairs
 from imori.errors import RecipeError, RunError, SizeError, TreeError
 from imori.frameworks.base import Weights
 from imori.pretrained.adapting import adapted, with_classes
+from imori.pretrained.reading import is_published
 from imori.shapes import Shape, resolve
 from imori.train.choices import check_phases, filled, preprocessed, size_of, with_phases
 from imori.train.folds import Training, try_in_folds
@@ -120,6 +121,8 @@ def _start(
         name, tree = (given.card.model or A_TREE, given.card.tree) if given else ("resnet18", None)
         recipe = replace(recipe, model=name)
     assert name is not None, "it is None beside a tree that has the name A_TREE"
+    if tree is None and given and name == given.card.model and recipe.variant is None and recipe.width is None:
+        tree = given.card.tree  # in whatever form it was trained
     _check_early(recipe, tree, given.card if given else None)
     check_phases(recipe, given is not None)
     recipe = replace(recipe, channels=recipe.channels or (given.card.input[0] if given else None))
@@ -234,6 +237,8 @@ def _first_weights(
     if given:
         weights = adapted(given.weights, tree, shape, recipe.seed, anew)
         check(weights, resolve(tree, shape), called)
+        if not is_published(called) and with_classes(given.card.tree, len(splits.classes)) != tree:
+            report.note(f"{called} was trained in another form of the network, in which its weights give other numbers")
         if anew:
             report.note(f"the classifier starts anew: {called} was trained on other classes")
         return weights

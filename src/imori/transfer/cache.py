@@ -69,12 +69,16 @@ class FeatureCache:
 
     def _map(self, path: Path) -> None:
         """Notes what a segment holds; nothing where it is none, or empty."""
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            self._hold(file)
+
+    def _hold(self, file: IO[bytes]) -> None:
+        """The same of an open file, whose rows stay readable where it is removed."""
         with contextlib.suppress(OSError):
-            count = (path.stat().st_size - HEADER) // self._record.itemsize
-            with open(path, "rb") as file:
-                ours = file.read(HEADER) == self._header
-            if ours and count > 0:
-                records = np.memmap(path, self._record, "r", HEADER, (count,))
+            count = (os.fstat(file.fileno()).st_size - HEADER) // self._record.itemsize
+            file.seek(0)
+            if file.read(HEADER) == self._header and count > 0:
+                records = np.memmap(file, self._record, "r", HEADER, (count,))
                 for place, name in enumerate(np.ascontiguousarray(records["name"])):
                     self._places.setdefault(name.tobytes(), []).append((len(self._segments), place))
                 self._segments.append(np.asarray(records))  # the same memory, and quicker to index than a memmap
@@ -99,19 +103,20 @@ class FeatureCache:
         path = self.folder / f"{time.time_ns():016x}-{os.getpid():x}{SUFFIX}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(path, "xb") as file:
+            with open(path, "x+b") as file:
                 file.write(self._header)
                 try:
                     yield Adding(file, self._record)
                 finally:
-                    file.flush()
+                    try:
+                        file.flush()
+                    finally:
+                        self._hold(file)
         except OSError as error:
             raise RunError(
                 f"features could not be kept in {self.folder}: {error.strerror or error}; {remedy(error, path)}"
                 " (IMORI_CACHE names one)"
             ) from error
-        finally:
-            self._map(path)
 
 
 @dataclass(frozen=True)
