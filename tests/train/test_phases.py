@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,6 +281,18 @@ def test_near_duplicates_are_in_one_fold_and_reported(photos: Path, weights: Pat
     crossing = next(note for note in listener.notes if "near duplicates in two parts" in note)
     assert "copy" in crossing
     assert "(val)" in crossing
+
+
+def test_a_class_that_lies_in_one_fold_is_said(photos: Path, weights: Path) -> None:
+    """Its photos are one picture again and again: no training has it when they are answered."""
+    same = sorted((photos / "red").iterdir())
+    for path in same[1:]:
+        shutil.copyfile(same[0], path)
+    listener = Listener()
+    run = only_head(photos, weights, folds=4, test=0, val=0.3, report=listener)
+    assert len({row["fold"] for row in read_folds(run) if row["class"] == "red"}) == 1
+    assert any(note.startswith("of each class: red 0.00 %, blue 1") for note in listener.notes)
+    assert any(note.startswith("all photos of red lie in one fold, for they are one, or") for note in listener.notes)
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ from imori.train.report import Silent
 from imori.train.run import Progress, Run
 from imori.weights import Card, read_model
 
+WORST = 5
+"""Classes of which it is said how many photos were answered rightly."""
 Indices: TypeAlias = Array
 Procedure: TypeAlias = Callable[[Indices, Indices, Indices], Array]
 """Trains on the first photos of the pool, chooses by the second, and gives its logits for the third."""
@@ -61,20 +63,36 @@ def try_in_folds(training: Training, splits: Splits, run: Run) -> None:
     together = groups(len(pool), pairs)
     procedure = _procedure(training, pool)
     rows: list[tuple[object, ...]] = []
-    right = []
+    right, hits, alone = [], np.zeros(len(pool)), set[int]()
     for repeat in range(recipe.repeats):
         fold_of = folds(pool.labels, together, count, recipe.seed + repeat)
+        alone |= {label for label in set(pool.labels.tolist()) if len(set(fold_of[pool.labels == label].tolist())) == 1}
         answers = _answers(procedure, pool.labels, fold_of, recipe, report.folds, (repeat, count))
         probabilities = softmax(answers)
         found = probabilities.argmax(axis=1)
+        hits += (found == pool.labels) / recipe.repeats
         right.append(float((found == pool.labels).mean()))
         for i, name in enumerate(pool.names):
             path = str(Path(name).absolute()) if isinstance(pool, PhotoFiles) else name
             label, answer = pool.classes[pool.labels[i]], pool.classes[found[i]]
             rows.append((repeat + 1, fold_of[i] + 1, path, label, answer, f"{probabilities[i, found[i]]:.4f}"))
     run.save_folds(rows)
-    for note in _said(recipe, right, len(pool), count, len(pairs)):
+    notes = [*_said(recipe, right, len(pool), count, len(pairs)), *_of_classes(pool, hits, sorted(alone))]
+    for note in notes:
         report.note(note)
+
+
+def _of_classes(pool: Images, hits: Array, alone: list[int]) -> Iterator[str]:
+    """`hits` (N,): how often each photo was answered rightly; `alone`: classes that lay in one fold."""
+    shares = {name: 100 * float(hits[pool.labels == label].mean()) for label, name in enumerate(pool.classes)}
+    worst = sorted(shares, key=lambda name: shares[name])[:WORST]
+    kind = "the worst of the classes" if len(shares) > WORST else "of each class"
+    yield f"{kind}: {', '.join(f'{name} {shares[name]:.2f} %' for name in worst)}"
+    if alone:
+        yield (
+            f"all photos of {', '.join(pool.classes[label] for label in alone)} lie in one fold, for they are one, or"
+            " nearly copies of each other: the trainings that answered them had no photo of the class"
+        )
 
 
 def _said(recipe: Recipe, right: list[float], photos: int, count: int, pairs: int) -> Iterator[str]:
@@ -106,8 +124,12 @@ def _answers(
         held, rest = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
         if len(held):  # groups may be fewer than folds
             train, val = (rest[part] for part in stratify(labels[rest], (recipe.val,), recipe.seed))
-            if not len(val):
-                raise RecipeError("a fold leaves no photo to validate with; use more photos, or no folds")
+            if not (len(train) and len(val)):
+                raise RecipeError(
+                    f"a fold holds {len(held)} of {len(labels)} photos, which leaves too few to train and to validate"
+                    " with; photos that nearly are copies of each other lie in one fold: take more different ones, or"
+                    " train without --folds"
+                )
             logits = procedure(train, val, held)
             answers = np.zeros((len(labels), logits.shape[1]), logits.dtype) if answers is None else answers
             answers[held] = logits
