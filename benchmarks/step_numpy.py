@@ -6,8 +6,8 @@
 A step takes a batch of float32 arrays through forward, backward and the optimizer, and gives the loss as a number.
 Each candidate runs in a process of its own, one after the other, over several rounds that begin with another of them:
 threads of one that are still awake would hold up the other. A candidate's time is the median over the rounds of its
-medians over the steps; a ratio is the median of the rounds' ratios, each of two runs that followed each other, so that
-what else the machine does falls on both. With one thread it is processor time, which a busy machine lengthens little.
+medians over the steps; a ratio is the median of the rounds' ratios, each of two runs of one round, so that what else
+the machine does for longer falls on both. With one thread it is processor time, which a busy machine lengthens little.
 BLAS's share is that of the products of matrices and of the dense layers, measured in one more run with one thread; its
 peak is that of a product of two matrices of 1024×1024 on this machine. Memory is the most that a process had, its
 interpreter included, which does a step and nothing else; for VGG16 at 224×224 too.

@@ -67,7 +67,9 @@ def test_saved_it_is_one_model(runs: list[Path], saved: Path, tmp_path: Path) ->
     assert [one.card for one in model.members] == [imori.load(run).card for run in runs]
     model.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
-    three = imori.ensemble([saved, shutil.copy(runs[0] / "model.safetensors", tmp_path / "third.safetensors")])
+    weights, card = read_model(runs[0] / "model.safetensors")
+    save_model(tmp_path / "third.safetensors", {name: 0.9 * array for name, array in weights.items()}, card)
+    three = imori.ensemble([saved, tmp_path / "third.safetensors"])
     assert len(three.members) == 3, "an ensemble counts by its members"
 
 
@@ -95,6 +97,8 @@ def test_what_is_no_ensemble(runs: list[Path], digits_run: Path, tmp_path: Path)
         imori.ensemble(runs[:1])
     with pytest.raises(RunError, match="named twice"):
         imori.ensemble([runs[0], runs[0] / "model.safetensors"])
+    with pytest.raises(RunError, match=r"copy has the weights of .*model\.safetensors; each model .* counts once"):
+        imori.ensemble([runs[0], shutil.copytree(runs[0], tmp_path / "copy")])
     alone = shutil.copy(runs[1] / "model.safetensors", tmp_path / "alone.safetensors")
     with pytest.raises(RunError, match="no test part"):
         imori.ensemble([runs[0], alone]).score()

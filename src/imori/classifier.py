@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -364,7 +365,22 @@ def ensemble(paths: Sequence[str | Path], framework: str | None = None, device: 
     twice = next((path for path, file in zip(paths, files, strict=True) if files.count(file) > 1), None)
     if twice is not None:
         raise RunError(f"{twice} is named twice; each model of an ensemble counts once")
-    return Ensemble(tuple(one for path in paths for one in load(path, framework, device).networks()))
+    found: dict[str, Classifier] = {}
+    for path in paths:
+        for one in load(path, framework, device).networks():
+            known = found.setdefault(_fingerprint(one), one)
+            if known is not one:
+                raise RunError(f"{path} has the weights of {known.file}; each model of an ensemble counts once")
+    return Ensemble(tuple(found.values()))
+
+
+def _fingerprint(model: Classifier) -> str:
+    """The same for models that give the same answers: of equal weights, classes and preprocessing."""
+    card = model.card
+    digest = hashlib.sha256(repr((card.input, card.classes, card.preprocessing)).encode())
+    for name, array in sorted(model.framework.dump(model.native).items()):
+        digest.update(f"{name} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _built(weights: Weights, card: Card, file: Path, run: Run | None, framework: str | None, device: str) -> Classifier:

@@ -67,8 +67,9 @@ def test_filters_are_drawn_before_and_after_and_what_changed(digits_run: Path, p
     after = imori.dump_weights(model.native)[f"{path}.weight"]
     picture = filters(model)
     side = min(FILTER, PANEL // (3 if channels == 1 else 2) - 4)
-    for weight in (before, after, after - before):
-        last = signed(weight, np.abs(weight).max())[-1].transpose(1, 2, 0)
+    one = max(np.abs(before).max(), np.abs(after).max())
+    for weight, scale in ((before, one), (after, one), (after - before, np.abs(after - before).max())):
+        last = signed(weight, scale)[-1].transpose(1, 2, 0)
         assert has(picture, square(last, side))
 
 

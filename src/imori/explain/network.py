@@ -45,7 +45,9 @@ def filters(model: Classifier) -> Image.Image:
     weights = {"after training": after}
     if before is not None:
         weights = {how: before, **weights, "the change": after - before}
-    panels = [_panel(weight, title, model) for title, weight in weights.items()]
+    largest = max(np.abs(weight).max() for weight in (after, before) if weight is not None)
+    scales = {"the change": np.abs(weights["the change"]).max()} if before is not None else {}
+    panels = [_panel(weight, title, model, float(scales.get(title, largest))) for title, weight in weights.items()]
     count, kernel = after.shape[0], " x ".join(map(str, after.shape[2:]))
     said = [text(f"{node.path}: {count} filters of {kernel}", height=TITLE)]
     said += [text(how, colour=FAINT)] if before is None else []
@@ -72,9 +74,8 @@ def _start(model: Classifier, path: str) -> tuple[Array | None, str]:
         return None, f"how they began is not known: the model that training went on from is gone from {began}"
 
 
-def _panel(weight: Array, title: str, model: Classifier) -> Image.Image:
-    """Filters (out, in, height, width) on one scale, in colours where they see red, green and blue."""
-    largest = float(np.abs(weight).max())
+def _panel(weight: Array, title: str, model: Classifier, largest: float) -> Image.Image:
+    """Filters (out, in, height, width) on a scale up to `largest`, in colours where they see red, green and blue."""
     pixels = signed(weight, largest)
     if weight.shape[1] == 3:
         order = slice(None, None, -1) if model.preprocessing.order == "bgr" else slice(None)

@@ -8,8 +8,8 @@
 Three things are common to them. Taps of the kernel that meet nothing but padding are left out, as eight of nine where a
 3×3 window lies on a map of one pixel. The gradient by the input is a convolution itself, so that nothing is scattered:
 of dy by the kernel, turned by half a turn. And where the convolution has a stride s, its gradient falls apart into s²
-ordinary ones, because every s-th pixel has met the same taps, and those alone (V. Dumoulin, F. Visin,
-https://arxiv.org/abs/1603.07285, section 4).
+ordinary ones, because every s-th pixel has met the same taps, and those alone (W. Shi et al.,
+https://arxiv.org/abs/1609.07009).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ NumPy lets go of the interpreter while it works, so that threads of Python use a
 different images than share each product: BLAS, told to keep to one thread, then never waits for another core, and all
 that is no product runs twice as fast too. That is data parallelism, as over several graphics cards, and batch norm's
 statistics are put together over the workers as there ("cross-GPU batch normalisation",
-https://arxiv.org/abs/1711.07240, section 3.2).
+https://arxiv.org/abs/1711.07240).
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ takes 3m (S. Winograd 1980; A. Lavin, S. Gray, https://arxiv.org/abs/1509.09308)
 last, and ⊙ is a convolution along the width with the channels summed: the products of `rows`, on a third of the window.
 The transforms B and A are small products of matrices too, which BLAS does faster than sums of rows.
 
-F(2, 3) serves forward. Its outputs are exactly 0 where all that they see is 0, as the formula's are, because each of
-its terms is a difference of values that the output sees. F(4, 3) halves the products but has no such terms: what should
-be an exact 0 comes out as rounding, and a ReLU behind it would let half of it pass. It serves backward, where no ReLU
-follows. Its rounding is some ten times that of the formula.
+F(2, 3) serves forward. Its outputs are exactly 0 where all that they see is 0, as the formula's are, because they are
+sums of terms that hold nothing else than what the output sees. F(4, 3) halves the products, but its terms hold more,
+which then cancels: what should be an exact 0 comes out as rounding, and a ReLU behind it would let half of it pass. It
+serves backward, where no ReLU follows. Its rounding is some ten times that of the formula. Where a value is infinite,
+so are terms of both signs, and NaN comes out.
 """
 
 from __future__ import annotations
