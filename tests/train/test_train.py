@@ -297,6 +297,8 @@ def test_runs_that_start_at_once_get_a_directory_each(tmp_path: Path, monkeypatc
     with pytest.raises(RunError, match=r"another imori train is starting in one; choose another --out"):
         imori.train(**both, out="one", report=Second(**both, out="one"))
     assert not Path("one").exists(), "what a refusal leaves empty is removed"
+    Path("one").mkdir()
+    Path("one", ".claim").touch()  # as a killed process leaves it
     imori.train(**both, out="one")
     assert not list(Path("one").glob(".*"))
 

@@ -8,7 +8,6 @@ date), and keeps two processes from writing at once.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import http.client
 import os
@@ -16,7 +15,7 @@ import re
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
@@ -27,6 +26,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from imori.errors import DownloadError
 from imori.weights.file import remedy
+from imori.weights.locking import locked
 
 CACHE, MIRROR = "IMORI_CACHE", "IMORI_MIRROR"
 """Environment variables: the folder where files are kept; and a server to ask in place of the publishers' own, which
@@ -65,7 +65,7 @@ def fetched(address: str, file: Path, checksum: str = "", progress: Progress = l
             _verify(file, checksum, file, address)
             return file
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(file.with_name(f".{file.name}.lock")) as lock:
+        with locked(file.with_name(f".{file.name}.lock")) as lock:
             if not file.exists():  # another process may have been faster
                 download = _Download(address, file, file.with_name(f".{file.name}.partial"), lock, progress)
                 for known in (checksum, *_complete(download)):
@@ -200,25 +200,6 @@ class _Redirects(HTTPRedirectHandler):
         for name, value in headers.items():
             self.seen[name] = value
         return super().redirect_request(request, file, code, message, headers, address)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[IO[str]]:
-    """The file, held by this process alone; the system lets it go with the process. Others wait."""
-    with open(path, "a+", encoding="utf-8") as lock:
-        if sys.platform == "win32":
-            import msvcrt
-
-            lock.seek(2**30)
-            while True:
-                with contextlib.suppress(OSError):  # after ten seconds
-                    msvcrt.locking(lock.fileno(), msvcrt.LK_LOCK, 1)
-                    break
-        else:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
 
 
 # --- checksums -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from imori.errors import DataError, RunError, WeightsError
 from imori.frameworks.base import Weights
 from imori.train.recipe import FORMAT, Recipe, from_data
 from imori.weights.file import Card, card_of, read_card, read_tensors, remedy, save_model, save_tensors, written
+from imori.weights.locking import locked
 
 OPTIMIZER = "optimizer/"
 
@@ -144,7 +146,12 @@ class Run:
         _write(self.split_file, _as_csv(rows))
         started = {"format": FORMAT, "data": data, "weights": weights, "recipe": recipe.to_data()}
         _write(self.recipe_file, json.dumps(started, indent=2, ensure_ascii=False) + "\n")
-        self.claim_file.unlink(missing_ok=True)
+        self.unclaim()
+
+    def unclaim(self) -> None:
+        """Removes the claim, which Windows does once it is let go."""
+        with contextlib.suppress(PermissionError):
+            self.claim_file.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Removes what was written of a run that was not begun, or trained nothing."""
@@ -237,29 +244,32 @@ def claimed(paths: Iterable[Path]) -> Iterator[Run]:
     taken = ""
     for run in map(Run, paths):
         made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            run.claim_file.touch(exist_ok=False)
-        except OSError as error:
-            if not run.claim_file.exists():
+        with contextlib.ExitStack() as held:
+            try:
+                run.path.mkdir(parents=True, exist_ok=True)
+                claim = held.enter_context(locked(run.claim_file, wait=False))
+                if not (run.claim_file.exists() and os.path.samestat(os.fstat(claim.fileno()), run.claim_file.stat())):
+                    raise BlockingIOError  # who held it has removed it, and another may have made it anew
+            except BlockingIOError:
+                taken = f"another imori train is starting in {run.path}; choose another --out"
+                continue
+            except OSError as error:
                 raise RunError(
                     f"no run can be made in {run.path}: {error.strerror}; {remedy(error, run.path)}"
                 ) from error
-            taken = (
-                f"another imori train is starting in {run.path}; choose another --out (if none runs there any more,"
-                f" remove {run.claim_file})"
-            )
-            continue
-        try:
-            taken = _taken(run)
-            if not taken:
-                yield run
-                return
-        finally:
-            run.claim_file.unlink(missing_ok=True)
-            for folder in made:
-                with contextlib.suppress(OSError):  # not empty
-                    folder.rmdir()
+            try:
+                taken = _taken(run)
+                if not taken:
+                    yield run
+                    return
+            finally:
+                run.unclaim()
+                held.close()
+                if sys.platform == "win32":
+                    run.unclaim()
+                for folder in made:
+                    with contextlib.suppress(OSError):  # not empty
+                        folder.rmdir()
     raise RunError(taken)
 
 
