@@ -59,6 +59,11 @@ def test_what_was_taken_for_granted_is_said(command, real, pets: list[Path]) -> 
     assert "trained this model" not in answer.err
 
 
+@pytest.mark.parametrize("command_line", [("predict", "mobilenet_v2", "photo.jpg"), ("train", "digits")])
+def test_a_publisher_that_there_is_not(command, command_line: tuple[str, ...]) -> None:
+    command(*command_line, "--weights", "kears").refuses("kears is no file", "publishers are torchvision, timm, keras")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_a_file_that_hdf5_cannot_open_ends_the_process_with_two(real, tmp_path: Path, share: float) -> None:
     whole, damaged = real("mobilenet_0.25_128").read_bytes(), tmp_path / "damaged.h5"

@@ -72,6 +72,7 @@ def pretrained(
     asked = publisher_in(weights)
     if source not in (None, *PUBLISHERS):
         raise NameUnknown(f"there is no source {source!r} of published weights; there are {', '.join(PUBLISHERS)}")
+    check_name(weights)
     publisher, tag = asked or (source or _publisher_of(Path(weights), name), "")
     wrong = next((form for form in (written, variant) if form not in ("", None, publisher)), None)
     if wrong is not None:
@@ -88,6 +89,15 @@ def publisher_in(weights: str | Path) -> tuple[str, str] | None:
     """("torchvision", "IMAGENET1K_V1") for "torchvision:IMAGENET1K_V1"; None for what is no publisher's name."""
     publisher, _, tag = str(weights).partition(":")
     return (publisher, tag) if publisher in PUBLISHERS else None
+
+
+def check_name(weights: str | Path) -> None:
+    """NameUnknown for what is neither there nor a publisher's name, and has no ending that a file would have."""
+    path = Path(weights)
+    if not (publisher_in(weights) or path.suffix or path.exists()):
+        raise NameUnknown(
+            f"{weights} is no file, no run, and no publisher of weights; the publishers are {', '.join(PUBLISHERS)}"
+        )
 
 
 def is_published(weights: str | Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from imori import tree as t
 from imori.errors import RecipeError
 from imori.frameworks.base import Weights
-from imori.pretrained.reading import is_published, pretrained
+from imori.pretrained.reading import check_name, is_published, pretrained
 from imori.train.recipe import Recipe
 from imori.train.report import Report
 from imori.train.run import find_run, preprocessing_of
@@ -41,6 +41,8 @@ def given_weights(
         )
     if not is_published(start_from):
         path = Path(start_from)
+        if path.name != "latest":
+            check_name(path)
         file = find_run(path).model_file if path.is_dir() or path.name == "latest" else path
         weights, card = read_model(file)
         preprocessing_of(card, file)
