@@ -11,10 +11,10 @@ import pytest
 import imori
 from imori import cli, frameworks
 from imori.cli import COMMANDS, HELP, parser
-from imori.cli.training import FRAMEWORKS, SCHEDULES
+from imori.cli.training import DUPLICATES, FRAMEWORKS, SCHEDULES
 from imori.cli.training import OPTIMIZERS as OFFERED
 from imori.optimizers import OPTIMIZERS
-from imori.train.recipe import Recipe, Schedule
+from imori.train.recipe import Duplicates, Recipe, Schedule
 
 
 def actions(command: str) -> dict:
@@ -40,6 +40,7 @@ def test_every_choice_of_a_recipe_is_a_flag(field) -> None:
 def test_offered_optimizers_and_schedules_are_the_recipes() -> None:
     assert {*OFFERED} == {*OPTIMIZERS, "momentum", "nesterov"}
     assert get_args(Schedule) == SCHEDULES
+    assert get_args(Duplicates) == DUPLICATES
     assert Recipe(opt="momentum").optimizer().momentum == 0.9
 
 

@@ -127,6 +127,7 @@ def test_weights_of_other_classes_train_in_two_phases(command, photos, net: str,
         "stage_rate": 0.7,
         "folds": 2,
         "repeats": 2,
+        "duplicates": "apart",
     }
     written = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)]
     data, run = photos("others", cow=12, hen=12), tmp_path / "run"

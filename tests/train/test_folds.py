@@ -34,7 +34,8 @@ def test_a_fold_is_answered_by_a_training_that_never_saw_it() -> None:
 
 def test_folds_that_leave_nothing_to_validate_with_are_refused() -> None:
     with pytest.raises(
-        RecipeError, match=r"a fold holds 1 of 2 photos, which leaves too few .* or train without --folds"
+        RecipeError,
+        match=r"a fold holds 1 of 2 photos, which leaves too few .* or let them lie anywhere, by --duplicates apart",
     ):
         _answers(lambda *parts: np.zeros((1, 2)), np.arange(2), np.arange(2), Recipe(), lambda *told: None, (0, 2))
 

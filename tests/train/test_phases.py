@@ -293,6 +293,8 @@ def test_a_class_that_lies_in_one_fold_is_said(photos: Path, weights: Path) -> N
     assert len({row["fold"] for row in read_folds(run) if row["class"] == "red"}) == 1
     assert any(note.startswith("of each class: red 0.00 %, blue 1") for note in listener.notes)
     assert any(note.startswith("all photos of red lie in one fold, for they are one, or") for note in listener.notes)
+    apart = only_head(photos, weights, out=photos.parent / "apart", folds=4, test=0, val=0.3, duplicates="apart")
+    assert {row["fold"] for row in read_folds(apart) if row["class"] == "red"} == set("1234")
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------
@@ -310,6 +312,7 @@ def test_a_class_that_lies_in_one_fold_is_said(photos: Path, weights: Path) -> N
         ({"phases": "head", "lr": None}, "epochs is of fine-tuning, and phases is head; the passes of the head"),
         ({"phases": "head", "epochs": None}, "lr is of fine-tuning, and phases is head; the rate of the head"),
         ({"repeats": 2}, "repeats is 2, and there are no folds"),
+        ({"duplicates": "apart"}, "duplicates is apart, and there are no folds"),
         ({"folds": 100}, "folds is 100, and there are 22 photos"),
     ],
 )

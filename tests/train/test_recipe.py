@@ -26,6 +26,7 @@ OTHER = {
     "stage_rate": 0.75,
     "folds": "loo",
     "repeats": 3,
+    "duplicates": "apart",
     "epochs": 3,
     "iterations": 40,
     "batch_size": 7,

@@ -15,6 +15,7 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "flax", "chainer", "numpy")
 """That train; written here too, for the help is there at once."""
 PHASES = ("both", "head", "tune", "none")
 HEADS = ("linear", "mlp")
+DUPLICATES = ("together", "apart")
 SCHEDULES = ("constant", "step", "cosine", "onecycle")
 
 
@@ -95,6 +96,12 @@ def _phases(parser: Parser) -> None:
     add = parser.add_argument_group("what to expect of new photos").add_argument
     add("--folds", type=folds, metavar="N", help="try the training in N folds first, or loo: leave each photo out once")
     add("--repeats", type=whole, metavar="N", help="so many times, in other folds (default: 1)")
+    add(
+        "--duplicates",
+        choices=DUPLICATES,
+        metavar="WHERE",
+        help="near copies in one fold, or apart (default: together)",
+    )
 
 
 def _rule(parser: Parser) -> None:

@@ -47,6 +47,8 @@ def check_phases(recipe: Recipe, given: bool) -> None:
             raise RecipeError(f"{name} is of fine-tuning, and phases is head{other.get(name, '')}")
     if recipe.repeats > 1 and recipe.folds is None:
         raise RecipeError(f"repeats is {recipe.repeats}, and there are no folds to repeat; add folds, as 5")
+    if recipe.duplicates != "together" and recipe.folds is None:
+        raise RecipeError(f"duplicates is {recipe.duplicates}, and there are no folds to lie in; add folds, as 5")
 
 
 def with_phases(recipe: Recipe, given: bool, anew: bool) -> Recipe:

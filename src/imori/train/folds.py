@@ -33,6 +33,7 @@ from imori.weights import Card, read_model
 
 WORST = 5
 """Classes of which it is said how many photos were answered rightly."""
+DUPLICATES = {"together": "stay in one fold", "apart": "lie in any fold, and flatter"}
 Indices: TypeAlias = Array
 Procedure: TypeAlias = Callable[[Indices, Indices, Indices], Array]
 """Trains on the first photos of the pool, chooses by the second, and gives its logits for the third."""
@@ -60,7 +61,7 @@ def try_in_folds(training: Training, splits: Splits, run: Run) -> None:
     if count > len(pool):
         raise RecipeError(f"folds is {count}, and there are {len(pool)} photos to divide; choose fewer, or loo")
     pairs = near_pairs(pool.looks) if isinstance(pool, PhotoFiles) else []
-    together = groups(len(pool), pairs)
+    together = groups(len(pool), pairs if recipe.duplicates == "together" else [])
     procedure = _procedure(training, pool)
     rows: list[tuple[object, ...]] = []
     right, hits, alone = [], np.zeros(len(pool)), set[int]()
@@ -91,7 +92,8 @@ def _of_classes(pool: Images, hits: Array, alone: list[int]) -> Iterator[str]:
     if alone:
         yield (
             f"all photos of {', '.join(pool.classes[label] for label in alone)} lie in one fold, for they are one, or"
-            " nearly copies of each other: the trainings that answered them had no photo of the class"
+            " nearly copies of each other, which --duplicates apart lets lie anywhere: the trainings that answered them"
+            " had no photo of the class"
         )
 
 
@@ -105,7 +107,7 @@ def _said(recipe: Recipe, right: list[float], photos: int, count: int, pairs: in
         f" {100 * low:.2f} to {100 * high:.2f} % (Wilson, on the photos)"
     )
     if pairs:
-        yield f"near duplicates stay in one fold; pairs of them: {pairs}"
+        yield f"near duplicates {DUPLICATES[recipe.duplicates]}; pairs of them: {pairs}"
 
 
 def _answers(
@@ -128,7 +130,7 @@ def _answers(
                 raise RecipeError(
                     f"a fold holds {len(held)} of {len(labels)} photos, which leaves too few to train and to validate"
                     " with; photos that nearly are copies of each other lie in one fold: take more different ones, or"
-                    " train without --folds"
+                    " let them lie anywhere, by --duplicates apart"
                 )
             logits = procedure(train, val, held)
             answers = np.zeros((len(labels), logits.shape[1]), logits.dtype) if answers is None else answers

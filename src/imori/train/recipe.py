@@ -16,6 +16,7 @@ Schedule = Literal["constant", "step", "cosine", "onecycle"]
 Precision = Literal["float32", "float64"]
 Phases = Literal["none", "head", "tune", "both"]
 Head = Literal["linear", "mlp"]
+Duplicates = Literal["together", "apart"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Recipe:
     """The same training is tried in so many folds first, each tested by the others; "loo" leaves out one photo each."""
     repeats: int = 1
     """How often, each time in other folds."""
+    duplicates: Duplicates = "together"
+    """Photos that nearly are copies of each other lie "together" in one fold; or "apart", as chance has it."""
 
     epochs: int | None = None
     """20; 5 of fine-tuning."""
@@ -185,6 +188,7 @@ _RULES: dict[str, tuple[Any, str]] = {
     "stage_rate": _between(1e-6, 1.0, "a number above 0, to 1"),
     "folds": (lambda value: value in (None, "loo") or _whole(2)[0](value), "a whole number from 2, loo, or left out"),
     "repeats": _whole(1),
+    "duplicates": _one_of(*get_args(Duplicates)),
     "epochs": _or_none(_whole(1)),
     "iterations": _or_none(_whole(1)),
     "batch_size": _whole(1),
