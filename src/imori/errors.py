@@ -31,6 +31,9 @@ class NameUnknown(ImoriError, LookupError):
 class WeightsError(ImoriError, ValueError):
     """Weights that do not fit: missing, unexpected or misshaped names, or a file that cannot be read."""
 
+    names = 0
+    """How many names are missing, unexpected or misshaped."""
+
 
 class DataError(ImoriError, ValueError):
     """Photos, folders or lists that cannot be used; names the file or the class."""

@@ -109,6 +109,18 @@ def test_a_file_of_another_name_is_known_by_its_checksum(tmp_path: Path, monkeyp
         assert notes == ([] if told else [doubt])
 
 
+def test_what_is_wrong_is_said_of_the_nearest_width(tmp_path: Path) -> None:
+    path = write(tmp_path / "half.safetensors", "timm", "mobilenet_v2", width=0.5)
+    tensors = safetensors.numpy.load_file(path)
+    whole = tensors.pop("blocks.0.0.conv_dw.weight")
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(WeightsError, match=r"missing: blocks\.0\.0\.conv_dw\.weight\. "):
+        pretrained("mobilenet_v2", path)
+    safetensors.numpy.save_file(tensors | {"blocks.0.0.conv_dw.weight": whole * np.nan}, path)
+    with pytest.raises(WeightsError, match=r"block1\.depthwise\.weight holds values that are not finite"):
+        pretrained("mobilenet_v2", path)
+
+
 def test_the_width_is_the_file_s(tmp_path: Path) -> None:
     path = write(tmp_path / "half.safetensors", "timm", "mobilenet_v2", width=0.5)
     made = pretrained("mobilenet_v2", path)

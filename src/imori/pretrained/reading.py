@@ -207,7 +207,7 @@ def _read(
     classes: Sequence[str],
     note: Callable[[str], None],
 ) -> Pretrained:
-    """Reads a file for the first of the published widths that it fits."""
+    """Reads a file for the first of the published widths that it fits; WeightsError says why the nearest is not it."""
     known = [one] if one else checkpoints(publisher, model) or [chosen(publisher, model)]
     failed: WeightsError | None = None
     for wide in [width] if width is not None else dict.fromkeys(each.width for each in known):
@@ -219,7 +219,7 @@ def _read(
         try:
             weights = read_weights(file, tree, publisher, (3, high, across))
         except WeightsError as error:
-            failed = failed or error
+            failed = min(failed or error, error, key=lambda each: each.names)
             continue
         if not one and (doubt := _doubt(like, known, size)):
             note(f"{file} may be {doubt}")

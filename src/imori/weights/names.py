@@ -66,7 +66,9 @@ def compare_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], so
         if listed
     ]
     if problems:
-        raise WeightsError(f"{source} do not fit this network; {'; '.join(problems)}. {remedy}")
+        error = WeightsError(f"{source} do not fit this network; {'; '.join(problems)}. {remedy}")
+        error.names = len(missing) + len(unexpected) + len(misshaped)
+        raise error
 
 
 def _are_arrays(given: object) -> bool:
