@@ -195,6 +195,15 @@ def test_what_no_checksum_tells_of_is_opened_before_it_is_kept(publisher: Any, d
     assert pretrained("mobilenet_v2", "keras").file.read_bytes() == whole
 
 
+def test_a_page_in_place_of_safetensors_is_not_kept(publisher: Any, tmp_path: Path) -> None:
+    one = chosen("timm", "mobilenet_v2")
+    assert not one.checksum
+    publisher.files[one.address.removeprefix("https:/")] = b"<html>come back later</html>"
+    with pytest.raises(DownloadError, match=r"is cut short or another file, and is removed; try again"):
+        pretrained("mobilenet_v2", "timm")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("model", "name", "library", "extra"),
     [("resnet18", "torchvision", "torch", "torch"), ("vgg16", "keras", "h5py", "hdf5")],
