@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from imori.cli import memory
 from imori.cli.parsing import Parser, UsageError
 from imori.cli.stopping import stoppable
 from imori.errors import ImoriError, ImoriWarning, SizeError
@@ -134,6 +135,7 @@ def _run(argv: list[str]) -> int:
     arguments = parser(command).read(rest)
     if arguments is None:
         return OK
+    memory.keep()
     try:
         code: int = importlib.import_module(f"imori.cli.{COMMANDS[command]}").run(arguments, command)
     except SizeError as error:
