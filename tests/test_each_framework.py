@@ -39,7 +39,7 @@ def ran(name: str, markers: str) -> "subprocess.CompletedProcess[str]":
     """Runs the tests of one framework, on one thread: the other cores have others."""
     framework, _, backend = name.partition(":")
     if markers == EVERY_RUN and backend not in ("", "tensorflow"):
-        markers = "not slow"  # Keras's layers are the same on each backend: the smaller nets show that it serves
+        markers = "not slow and not long"  # the layers are the same on each backend: smaller nets show that it serves
     command = [sys.executable, "-m", "pytest", "-q", "--durations=20", "--framework", framework, "-m", markers]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
     if backend:

@@ -1,9 +1,9 @@
 """Every net of the catalogue, each variant, in every framework beside the NumPy engine: equal weights, equal numbers.
 
 At an even, square input, and at an odd one that is not square: padding on the wrong side shows at one of them. Every
-run compares the logits of every net and variant, some with a part of their filters and the deeper ones in float64
-alone, and a training step of the smallest of each family and for each kind of block. With -m exhaustive it is all of
-them, with all of their filters, in float32 too.
+run compares the logits of every net and variant in float64, some with a part of their filters; and of the smallest of
+each family and for each kind of block, a training step and the logits in float32. With -m exhaustive it is all of them,
+with all of their filters.
 """
 
 from functools import lru_cache
@@ -31,9 +31,9 @@ STEPPED = [(name, "default") for name in list_models() if name not in DEEPER] + 
     ("lenet", "original"), ("alexnet", "paper"), ("zfnet", "paper"), ("googlenet", "batch_norm"),
     ("resnet18", "option_a"),
 ]  # fmt: skip
-"""The smallest of every family, and every kind of block: their training steps are compared in every run."""
+"""The smallest of every family, and every kind of block: every run compares their training steps and float32."""
 LONG = {"googlenet", "xception", "nin", "resnet50", "resnext50_32x4d", "densenet121"}
-"""Nets whose step takes long."""
+"""Nets that take long to compile."""
 THIN = dict.fromkeys(DEEPER - {"densenet161"}, 4)
 THIN |= dict.fromkeys(("alexnet", "zfnet", "vgg16", "vgg16_bn", "googlenet", "resnext50_32x4d", "xception"), 4)
 THIN |= {"densenet161": 3, "resnext50_32x4d": 2, "resnext101_32x4d": 2}
@@ -61,7 +61,8 @@ def cases(nets: list[tuple[str, str]], fast: set[str] | None = None) -> list[Any
             name,
             variant,
             id=f"{name}-{variant}",
-            marks=[] if name in quick and variant == "default" else [pytest.mark.slow],
+            marks=[pytest.mark.long] * (name in LONG)
+            + [pytest.mark.slow] * (name not in quick or variant != "default"),
         )
         for name, variant in nets
     ]
@@ -90,7 +91,7 @@ def blocks(name: str) -> set[str]:
 @pytest.mark.parametrize(("name", "variant"), cases(NETS))
 def test_logits_agree(matrix: Any, name: str, variant: str, peer: str) -> None:
     tree, shape = imori.model(name, CLASSES, variant=variant), small_input(name, variant, odd=False)
-    only = "float64" if name in DEEPER else None
+    only = None if (name, variant) in STEPPED else "float64"
     matrix.same_logits(matrix.thinned(tree, THIN.get(name, 1)), shape, peer, CLASSES, only)
 
 

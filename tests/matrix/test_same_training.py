@@ -17,7 +17,7 @@ from imori.train.report import Silent
 STEPS = 50
 RECIPES: dict[str, dict[str, Any]] = {
     "lenet": {"opt": "momentum", "weight_decay": 0.01, "schedule": "onecycle", "clip": 2.0, "label_smoothing": 0.1},
-    "resnet_mnist_plain": {"opt": "adamw", "size": 8},
+    "resnet_mnist_plain": {"opt": "adamw", "size": 8, "batch_size": 8},
 }
 
 
@@ -32,7 +32,7 @@ class Losses(Silent):
 
 
 def trained(name: str, framework: str, out: Path) -> dict[str, Array]:
-    """The losses of a run on the digits, whose 41 steps an epoch it goes beyond."""
+    """The losses of a run on the digits; LeNet's goes beyond an epoch of 41 steps."""
     report = Losses()
     imori.train(
         "digits", model=name, framework=framework, iterations=STEPS, precision="float64", out=out, device="cpu",
