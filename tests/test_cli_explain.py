@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -74,9 +75,33 @@ def test_what_cannot_be_drawn_is_said(command, pets_run: Path, tmp_path: Path, f
     assert not (tmp_path / "seen").exists()
 
 
-def test_an_ensemble_has_no_filters(command, pets_run: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def both(pets_run: Path, tmp_path: Path) -> Path:
+    """An ensemble of a network and of another that takes every cat for a dog, the surer of the two."""
     weights, card = read_model(pets_run / "model.safetensors")
-    save_model(tmp_path / "other.safetensors", {name: 0.9 * array for name, array in weights.items()}, card)
+    bias = next(name for name in reversed(weights) if name.endswith("bias"))
+    swayed = weights | {bias: weights[bias] + np.array([0, 50], np.float32)}
+    save_model(tmp_path / "other.safetensors", swayed, card)
     imori.ensemble([pets_run, tmp_path / "other.safetensors"]).save(tmp_path / "both.safetensors")
-    command("explain", tmp_path / "both.safetensors", "--filters").refuses("is an ensemble", "one member")
-    assert not (tmp_path / "explain").exists()
+    return tmp_path / "both.safetensors"
+
+
+def test_the_mistakes_of_an_ensemble_are_those_of_its_mean(command, pets_run: Path, both: Path, tmp_path: Path) -> None:
+    data = pets_run.parent / "photos"
+    answer = command("explain", both, "--mistakes", "--data", data, "--out", tmp_path / "seen")
+    model, cats = imori.load(both), [str(path) for path in sorted((data / "cat").iterdir())]
+    found = imori.explain.mistakes(model, model.test_images(data))
+    said = {each.path: each for each in model.predict(cats)}
+    wrong = {path: each.probability for path, each in said.items() if each.label == "dog"}
+    assert answer.code == 0
+    assert wrong
+    assert {each.name: each.probability for each in found} == pytest.approx(wrong)
+    assert (tmp_path / "seen" / "mistakes.png").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [("--filters",), ("--features", "cat3.png", "--mistakes")], ids=["filters", "features"]
+)
+def test_an_ensemble_is_not_looked_into(command, both: Path, tmp_path: Path, flags) -> None:
+    command("explain", both, *flags, "--out", tmp_path / "seen").refuses("is an ensemble", "one member")
+    assert not (tmp_path / "seen").exists()

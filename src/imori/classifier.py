@@ -28,6 +28,7 @@ from imori.data import (
     open_listed,
     open_photo,
 )
+from imori.data.loader import Batch
 from imori.errors import DataError, RunError, WeightsError
 from imori.export import export_members, export_onnx
 from imori.frameworks.base import Array, Framework, Native, Weights
@@ -183,6 +184,16 @@ class Predictor(ABC):
     def _tallied(self, images: Images) -> list[Tally]:
         """A tally of each network, and last of all together."""
         tallies = [Tally(len(self.classes)) for _ in (*self.networks(), self)]
+        for logits, batch in self.answered(images):
+            for tally, answers in zip(tallies, (*logits, averaged(logits)), strict=True):
+                tally.add(answers, batch.labels, batch.weights)
+        return tallies
+
+    def answered(self, images: Images) -> Iterator[tuple[list[Array], Batch]]:
+        """Batch by batch the logits (N, classes) of each network, with the batch as the first network sees it.
+
+        An image of weight 0 only fills the last batch.
+        """
         with contextlib.ExitStack() as stack:
             streams = []
             for one in self.networks():
@@ -190,10 +201,8 @@ class Predictor(ABC):
                 loader = Loader(replace(images, channels=how.channels), how, batch=BATCH, workers=os.cpu_count() or 1)
                 streams.append(stack.enter_context(contextlib.closing(loader.evaluation())))
             for batches in zip(*streams, strict=True):
-                logits = self.answers([batch.images for batch in batches])
-                for tally, answers in zip(tallies, (*logits, averaged(logits)), strict=True):
-                    tally.add(answers, batches[0].labels, batches[0].weights)
-        return tallies
+                names = [images.names[i] for i in batches[0].indices]
+                yield self.answers([batch.images for batch in batches], names), batches[0]
 
     def answers(self, inputs: Sequence[Array], names: Sequence[str] = ()) -> list[Array]:
         """For each network its preprocessed images (N, C, H, W) -> its logits (N, classes), in the order of `classes`.

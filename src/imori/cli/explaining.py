@@ -14,7 +14,7 @@ from imori.errors import ImoriError, RunError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from imori.classifier import Classifier
+    from imori.classifier import Classifier, Predictor
 
 LISTED = 10
 
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     for file in files.values():
         if file.exists():
             raise RunError(f"{file} is there already, and would be overwritten; choose another --out")
-    model = _network(arguments)
+    model = trained.load(arguments)
     if arguments.features or arguments.mistakes:
         _warn_of_letters(model)
     for what, file in files.items():
@@ -75,24 +75,13 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def _network(arguments: argparse.Namespace) -> Classifier:
-    from imori.classifier import Classifier
-
-    model = trained.load(arguments)
-    if not isinstance(model, Classifier):
-        raise RunError(
-            f"{arguments.model} is an ensemble, and explain looks into one network; name the run of one member"
-        )
-    return model
-
-
-def _drawn(what: str, model: Classifier, arguments: argparse.Namespace) -> Image | None:
+def _drawn(what: str, model: Predictor, arguments: argparse.Namespace) -> Image | None:
     from imori import explain
 
     if what == "filters":
-        return explain.filters(model)
+        return explain.filters(_one(model, arguments))
     if what == "features":
-        return explain.features(model, arguments.features)
+        return explain.features(_one(model, arguments), arguments.features)
     images = model.test_images(arguments.data, arguments.strict)
     trained.warn_of_photos(images.skipped, model.seen(images), len(images))
     found = explain.mistakes(model, images)
@@ -104,7 +93,18 @@ def _drawn(what: str, model: Classifier, arguments: argparse.Namespace) -> Image
     return explain.draw_mistakes(model, images, found)
 
 
-def _warn_of_letters(model: Classifier) -> None:
+def _one(model: Predictor, arguments: argparse.Namespace) -> Classifier:
+    from imori.classifier import Classifier
+
+    if not isinstance(model, Classifier):
+        raise RunError(
+            f"{arguments.model} is an ensemble, and --filters and --features look into one network; name the run of one"
+            " member"
+        )
+    return model
+
+
+def _warn_of_letters(model: Predictor) -> None:
     """Says which classes cannot be called by their names in a picture."""
     from imori.explain import labels_of
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
-from imori.classifier import Classifier
-from imori.data import Images, Loader
+from imori.classifier import Predictor
+from imori.data import Images
 from imori.explain.drawing import FAINT, RED, TITLE, column, framed, grid, square, text
 from imori.explain.labels import labels_of
-from imori.train.metrics import softmax
+from imori.train.metrics import averaged, softmax
 
-BATCH = 32
 TILE, COLUMNS, MOST = 128, 8, 64
 """Pixels of a photo, and how many are drawn, in rows of so many."""
 
@@ -35,28 +32,27 @@ class Mistake:
     """The probability that the true class was given."""
 
 
-def mistakes(model: Classifier, images: Images) -> list[Mistake]:
+def mistakes(model: Predictor, images: Images) -> list[Mistake]:
     """Every labelled image whose likeliest class is not its own, the surest answer first."""
     found = []
-    loader = Loader(images, model.preprocessing, batch=BATCH, workers=os.cpu_count() or 1)
-    with contextlib.closing(loader.evaluation()) as batches:
-        for batch in batches:
-            names = [images.names[i] for i in batch.indices]
-            shares = softmax(model.answers([batch.images], names)[0])
-            for share, label, index, weight in zip(shares, batch.labels, batch.indices, batch.weights, strict=True):
-                answer = int(share.argmax())
-                if weight and answer != label:
-                    truth, taken_for = model.classes[label], model.classes[answer]
-                    mistake = Mistake(
-                        int(index), images.names[index], truth, taken_for, float(share[answer]), float(share[label])
-                    )
-                    found.append(mistake)
+    for logits, batch in model.answered(images):
+        shares = softmax(averaged(logits))
+        for share, label, index, weight in zip(shares, batch.labels, batch.indices, batch.weights, strict=True):
+            answer = int(share.argmax())
+            if weight and answer != label:
+                truth, taken_for = model.classes[label], model.classes[answer]
+                mistake = Mistake(
+                    int(index), images.names[index], truth, taken_for, float(share[answer]), float(share[label])
+                )
+                found.append(mistake)
     return sorted(found, key=lambda mistake: -mistake.probability)
 
 
-def draw_mistakes(model: Classifier, images: Images, found: Sequence[Mistake]) -> Image.Image:
-    """The photos as the network sees them, under each the answer and the truth with their probabilities."""
-    how, shown = model.preprocessing, found[:MOST]
+def draw_mistakes(model: Predictor, images: Images, found: Sequence[Mistake]) -> Image.Image:
+    """The photos as the network sees them, or the first of several, under each the answer and the truth with their
+    probabilities.
+    """
+    how, shown = model.networks()[0].preprocessing, found[:MOST]
     font, labels = labels_of(model.classes)
     tiles = []
     for mistake in shown:
