@@ -3,9 +3,11 @@
 At an even, square input, and at an odd one that is not square: padding on the wrong side shows at one of them. Every
 run compares the logits of every net and variant in float64, some with a part of their filters; and of the smallest of
 each family and for each kind of block, a training step and the logits in float32. With -m exhaustive it is all of them,
-with all of their filters.
+with all of their filters, and compiled.
 """
 
+import os
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 import imori
 from imori import frameworks
+from imori import tree as t
 from imori.catalogue import list_models, variants
 from imori.errors import TreeError
 from imori.shapes import Shape, resolve
@@ -68,6 +71,33 @@ def cases(nets: list[tuple[str, str]], fast: set[str] | None = None) -> list[Any
     ]
 
 
+@pytest.fixture
+def by_operation(request: pytest.FixtureRequest, name: str, variant: str, peer: str) -> Iterator[None]:
+    """In every run TensorFlow does the larger nets operation by operation: it compiles for longer than all else takes.
+
+    The smaller ones it compiles, and with -m exhaustive all of them.
+    """
+    larger = {"slow", "long"} & {mark.name for mark in request.node.iter_markers()}
+    if not larger or not runs_on_tensorflow(peer) or grouped(name, variant):
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def runs_on_tensorflow(peer: str) -> bool:
+    return peer == "tensorflow" or (peer == "keras" and os.environ.get("KERAS_BACKEND") in (None, "tensorflow"))
+
+
+def grouped(name: str, variant: str) -> bool:
+    """Whether the net has convolutions in groups, whose gradients TensorFlow has on a CPU where it compiles alone."""
+    layers = [layer for _, layer in t.leaves(imori.model(name, CLASSES, variant=variant))]
+    return any(isinstance(layer, t.Conv) and layer.groups > 1 for layer in layers)
+
+
 def test_nothing_needful_is_left_out(matrix: Any) -> None:
     for name, variant in NEEDLESS:
         with_it, without = (matrix.without_dropout(imori.model(name, variant=each)) for each in ("default", variant))
@@ -88,6 +118,7 @@ def blocks(name: str) -> set[str]:
     return {f"{type(node.layer).__name__} {node.window and node.window.kernel}" for node in nodes if not node.children}
 
 
+@pytest.mark.usefixtures("by_operation")
 @pytest.mark.parametrize(("name", "variant"), cases(NETS))
 def test_logits_agree(matrix: Any, name: str, variant: str, peer: str) -> None:
     tree, shape = imori.model(name, CLASSES, variant=variant), small_input(name, variant, odd=False)
@@ -96,6 +127,7 @@ def test_logits_agree(matrix: Any, name: str, variant: str, peer: str) -> None:
 
 
 @pytest.mark.trains
+@pytest.mark.usefixtures("by_operation")
 @pytest.mark.parametrize(("name", "variant"), cases(STEPPED, set(list_models()) - LONG))
 def test_a_training_step_agrees(matrix: Any, name: str, variant: str, peer: str) -> None:
     tree = matrix.thinned(imori.model(name, CLASSES, variant=variant), THIN.get(name, 1))
