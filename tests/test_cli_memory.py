@@ -58,7 +58,7 @@ def test_where_there_is_no_such_function_nothing_happens(monkeypatch: pytest.Mon
     memory.keep()
 
 
-def test_every_command_keeps_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_keeps_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[str] = []
     monkeypatch.setattr(memory, "keep", lambda: asked.append("keep"))
     assert main(["show", "lenet", "--classes", "3"]) == 0

@@ -1,7 +1,7 @@
 """Large blocks of memory that are freed stay with the process, and are had again at once.
 
 A layer's output is some tens of megabytes. From 32 MiB up glibc maps new pages for each, which the system has to clear
-before the layer can write them. PyTorch spent more than half of its time on that where MobileNet-v2 predicted 32
+before the layer can write them. PyTorch spent about half of its time on that where MobileNet-v2 predicted 32
 photos at 224 px at a time (figures: benchmarks/memory_kept.py).
 """
 
