@@ -87,7 +87,7 @@ def _phases(parser: Parser) -> None:
     add = parser.add_argument_group("from --weights: a head on the features of the rest, then fine-tuning").add_argument
     add("--phases", choices=PHASES, metavar="NAME", help="both, head, tune, or none: train everything as from nothing")
     add("--head", choices=HEADS, metavar="NAME", help="linear, or mlp, with two hidden layers (default: linear)")
-    add("--head-epochs", type=whole, metavar="N", help="passes over the features (default: 20, more of few photos)")
+    add("--head-epochs", type=whole, metavar="N", help="passes over the features (default: 15, more of few photos)")
     add("--head-lr", type=number, metavar="RATE", help="the head's highest learning rate (default: 0.001)")
     add("--feature-passes", type=whole, metavar="N", help="features of N augmented photos each, too (default: 0)")
     add("--unfreeze-at", metavar="PATH", help="fine-tuning trains from there on, or all (default: the last stage)")

@@ -23,7 +23,7 @@ from imori.transfer import Features
 from imori.transfer.features import as_images
 from imori.weights import restrict
 
-EPOCHS, LEAST_STEPS = 20, 200
+EPOCHS, LEAST_STEPS = 15, 200
 """Of few photos an epoch is a step or two; the head is shown them more often then."""
 
 
@@ -47,7 +47,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """What the first phase comes to: the weights of its best epoch by validation, and a row of metrics an epoch."""
+    """What the first phase comes to: the weights of its best epoch, and a row of metrics an epoch.
+
+    The best has the least validation loss: of a few dozen photos, it says more than how many of them are right.
+    """
 
     weights: Weights
     rows: tuple[dict[str, Any], ...]
@@ -74,7 +77,7 @@ class HeadTrainer:
         self._threads = ThreadpoolController()
 
     def train(self, training: Labelled, validation: Labelled, class_weights: Array) -> TrainedHead:
-        """The best head by the validation features. RunError where the loss is not finite."""
+        """The head of the epoch with the least validation loss. RunError where the loss is not finite."""
         with self._threads.limit(limits=1):  # a head is so small that two threads wait for each other
             return self._trained(training, validation, class_weights)
 
@@ -85,15 +88,15 @@ class HeadTrainer:
         steps = math.ceil(len(training) / batch)
         epochs = self.recipe.head_epochs or max(EPOCHS, math.ceil(LEAST_STEPS / steps))
         rows: list[dict[str, Any]] = []
-        best, weights, found = (-1.0, 0.0), self._start, 0
+        least, weights, found = math.inf, self._start, 0
         for epoch in range(epochs):
             began = time.perf_counter()
             row = self._epoch(epoch, training, class_weights, batch, steps, epochs * steps)
             tally = self.tally(validation, len(class_weights))
             row |= {"val_loss": tally.loss, "val_accuracy": tally.accuracy}
             rows.append(row | {"seconds": round(time.perf_counter() - began, 3)})
-            if (tally.accuracy, -tally.loss) > best:
-                best, weights, found = (tally.accuracy, -tally.loss), self._framework.dump(self._native), epoch
+            if tally.loss < least:
+                least, weights, found = tally.loss, self._framework.dump(self._native), epoch
         return TrainedHead(weights, tuple(rows), rows[found])
 
     def _epoch(
