@@ -130,6 +130,24 @@ def test_the_width_is_the_file_s(tmp_path: Path) -> None:
         pretrained("mobilenet_v2", path, width=1.4)
 
 
+@pytest.mark.parametrize(
+    ("file", "size", "doubtful"),
+    [
+        ("mobilenet_160.h5", 160, False),
+        ("My-128.h5", 128, False),
+        ("a96c.h5", 224, True),
+        ("half_0.5_1000.h5", 224, True),
+    ],
+)
+def test_a_size_in_the_file_s_name_tells(data_root: Path, tmp_path: Path, file: str, size: int, doubtful: bool) -> None:
+    (tmp_path / file).symlink_to(data_root / "pretrained" / "mobilenet_0.25_128_imagenet.weights.h5")
+    notes = Notes()
+    made = pretrained("mobilenet_v1", tmp_path / file, note=notes)
+    assert (made.width, made.card.input) == (0.25, (3, size, size))
+    assert made.card.preprocessing["size"] == [size, size]
+    assert bool(notes) == doubtful
+
+
 def test_a_size_and_classes_of_ones_own(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.safetensors", "timm", "mobilenet_v2", classes=3)
     with pytest.raises(WeightsError, match="of 3 classes and the tree has 1000"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -194,6 +195,12 @@ def _identified(path: Path, publisher: str, model: str) -> Checkpoint | None:
     return next((one for start, one in sums.items() if digest.startswith(start)), None)
 
 
+def _sized(path: Path, known: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+    """Those for the size that the file's name has, as in mobilenet_0.5_160.h5; all of them where it has none."""
+    numbers = re.findall(r"(?<![0-9a-z])\d+(?![0-9a-z])", path.name.lower())
+    return [one for one in known if str(one.size) in numbers] or known
+
+
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +215,7 @@ def _read(
     note: Callable[[str], None],
 ) -> Pretrained:
     """Reads a file for the first of the published widths that it fits; WeightsError says why the nearest is not it."""
-    known = [one] if one else checkpoints(publisher, model) or [chosen(publisher, model)]
+    known = [one] if one else _sized(file, checkpoints(publisher, model)) or [chosen(publisher, model)]
     failed: WeightsError | None = None
     for wide in [width] if width is not None else dict.fromkeys(each.width for each in known):
         like = next((each for each in known if each.width == wide), known[0])
