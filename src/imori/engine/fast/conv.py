@@ -32,13 +32,13 @@ FEW = 4
 """Channels, fewer than which lie too close to be copied as windows."""
 
 
-def correlate(x: Array, weight: Array, down: Axis, along: Axis, by: winograd.Transforms = winograd.F2) -> Array:
-    """(N, H, W, C) by (O, C, kernel height, kernel width) -> (N, OH, OW, O)."""
+def correlate(x: Array, weight: Array, down: Axis, along: Axis, zeros: bool = True) -> Array:
+    """(N, H, W, C) by (O, C, kernel height, kernel width) -> (N, OH, OW, O), with exact `zeros`: see `winograd`."""
     weight, down, along = _seen(weight, down, along)
     if pointwise.fits(down, along):
         return pointwise.correlate(x, weight, down, along)
     if winograd.fits(x, len(weight), down, along):
-        return winograd.correlate(x, weight, down, along, by)
+        return winograd.correlate(x, weight, down, along, winograd.F2 if zeros else winograd.fewest(down.places))
     return rows.correlate(x, weight, down, along)
 
 
@@ -135,7 +135,7 @@ class Convolution(plain.Convolution):
             self.give("bias", sums(pixels.reshape(-1, pixels.shape[3])))
         if not self.passes:
             return None
-        backward = partial(correlate, by=winograd.F4)
+        backward = partial(correlate, zeros=False)
         return first(spread(pixels, self.weights["weight"].swapaxes(0, 1), down, along, backward))
 
     def _few(self, x: Array) -> bool:
@@ -163,7 +163,7 @@ class ConvTranspose(plain.ConvTranspose):
             self.give("weight", weigh(x, pixels, down, along))
         if "bias" in self.trained:
             self.give("bias", sums(pixels.reshape(-1, pixels.shape[3])))
-        return first(correlate(pixels, self.weights["weight"], down, along, winograd.F4)) if self.passes else None
+        return first(correlate(pixels, self.weights["weight"], down, along, False)) if self.passes else None
 
 
 class Depthwise(plain.Depthwise):

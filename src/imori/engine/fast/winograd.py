@@ -10,8 +10,8 @@ The transforms B and A are small products of matrices too, which BLAS does faste
 F(2, 3) serves forward. Its outputs are exactly 0 where all that they see is 0, as the formula's are, because they are
 sums of terms that hold nothing else than what the output sees. F(4, 3) halves the products, but its terms hold more,
 which then cancels: what should be an exact 0 comes out as rounding, and a ReLU behind it would let half of it pass. It
-serves backward, where no ReLU follows. Its rounding is some ten times that of the formula. Where a value is infinite,
-so are terms of both signs, and NaN comes out.
+serves backward, where no ReLU follows, unless F(2, 3) fits the rows better. Its rounding is some ten times that of the
+formula. Where a value is infinite, so are terms of both signs, and NaN comes out.
 """
 
 from __future__ import annotations
@@ -70,23 +70,33 @@ def fits(x: Array, filters: int, down: Axis, along: Axis) -> bool:
     return plain and down.places > 1 and x.shape[3] >= LEAST and filters >= LEAST
 
 
+def fewest(rows: int) -> Transforms:
+    """Those that take the fewest products for so many rows of outputs; F(2, 3) where both take as many."""
+    return min((F2, F4), key=lambda by: (by.m + 2) * -(-rows // by.m))
+
+
 def correlate(x: Array, weight: Array, down: Axis, along: Axis, by: Transforms = F2) -> Array:
     """(N, H, W, C) by (O, C, 3, 3) -> (N, OH, OW, O)."""
     filters, tiles = len(weight), -(-down.places // by.m)
-    matrices = _matrices(weight, by)
-    outputs = by.outputs.astype(x.dtype)
+    matrices, outputs = _matrices(weight, by), by.outputs.astype(x.dtype)
     y = np.empty((len(x), tiles, by.m, along.places * filters), x.dtype)
-    for part in blocks(len(x), _size(x, tiles, along, by)):
+
+    def work(part: slice) -> None:
+        """Its arrays are freed when it returns, and the next part gets the same memory, which is in the cache."""
         seen = transform(x[part], down, along, by)
         products = np.empty((by.m + 2, seen.shape[1], along.places, filters), x.dtype)
         multiply(windows(seen, along), matrices, products)
         rows = products.reshape(by.m + 2, -1, tiles, along.places * filters)
         np.matmul(outputs, rows.transpose(1, 2, 0, 3), out=y[part])
+
+    for part in blocks(len(x), _size(x, tiles, along, by)):
+        work(part)
     return y.reshape(len(x), tiles * by.m, along.places, filters)[:, : down.places]
 
 
-def weigh(dy: Array, x: Array, down: Axis, along: Axis, by: Transforms = F2) -> Array:
-    """The gradient by the weight, (O, C, 3, 3): Gᵀ (Bᵀ d ⊙ A dy), which takes four products for two rows as well."""
+def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
+    """The gradient by the weight, (O, C, 3, 3): Gᵀ (Bᵀ d ⊙ A dy), by as many products as convolutions."""
+    by = fewest(down.places)
     filters, tiles = dy.shape[3], -(-down.places // by.m)
     total = np.zeros((by.m + 2, filters, 3 * x.shape[3]), x.dtype)
     for part in blocks(len(x), _size(x, tiles, along, by)):
@@ -136,7 +146,7 @@ def _spread(dy: Array, tiles: int, by: Transforms) -> Array:
     given = np.empty((by.m + 2, images, tiles, width * filters), dy.dtype)
     matrix, whole = by.outputs.T.astype(dy.dtype), height // by.m
     rows, target = dy.reshape(images, height, -1), given.transpose(1, 2, 0, 3)
-    np.matmul(matrix, rows[:, : whole * by.m].reshape(images, whole, by.m, -1), out=target[:, :whole])
+    np.matmul(matrix, rows[:, : whole * by.m].reshape(images, whole, by.m, rows.shape[2]), out=target[:, :whole])
     if whole < tiles:
         np.matmul(matrix[:, : height - whole * by.m], rows[:, whole * by.m :], out=target[:, whole])
     return given.reshape(by.m + 2, -1, width, filters)
