@@ -8,7 +8,7 @@ import pytest
 
 from imori import engine as e
 from imori.engine import Window, fast
-from imori.engine.fast import layout, pointwise, rows, winograd
+from imori.engine.fast import columns, depthwise, layout, pointwise, rows, winograd
 
 PADS = {"valid": (0, 0, 0, 0), "even": (1, 1, 1, 1), "uneven": (0, 1, 2, 0), "wide": (3, 2, 2, 3)}
 WINDOWS = {
@@ -26,10 +26,12 @@ SIZES = [(8, 7), (7, 10), (9, 9)]
 IN, OUT = 9, 8
 
 
-@pytest.fixture(params=[1, 2**20], ids=["image-by-image", "at-once"])
+@pytest.fixture(params=[1, 2, 3], ids=["image-by-image", "two-and-one", "at-once"])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many bytes are worked on at a time."""
+    """So many of the three images are worked on at a time."""
     monkeypatch.setattr(layout, "BLOCK", request.param)
+    for module in (columns, depthwise, rows, winograd):
+        monkeypatch.setattr(module, "blocks", lambda count, size: layout.blocks(count, 1))
 
 
 @pytest.fixture(params=[0, 10**9], ids=["in-place", "gathered"])

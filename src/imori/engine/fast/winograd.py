@@ -16,6 +16,7 @@ formula. Where a value is infinite, so are terms of both signs, and NaN comes ou
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,17 +81,11 @@ def correlate(x: Array, weight: Array, down: Axis, along: Axis, by: Transforms =
     filters, tiles = len(weight), -(-down.places // by.m)
     matrices, outputs = _matrices(weight, by), by.outputs.astype(x.dtype)
     y = np.empty((len(x), tiles, by.m, along.places * filters), x.dtype)
-
-    def work(part: slice) -> None:
-        """Its arrays are freed when it returns, and the next part gets the same memory, which is in the cache."""
-        seen = transform(x[part], down, along, by)
-        products = np.empty((by.m + 2, seen.shape[1], along.places, filters), x.dtype)
+    for part, seen in transformed(x, down, along, by):
+        products = np.empty((*seen.shape[:2], along.places, filters), x.dtype)
         multiply(windows(seen, along), matrices, products)
         rows = products.reshape(by.m + 2, -1, tiles, along.places * filters)
         np.matmul(outputs, rows.transpose(1, 2, 0, 3), out=y[part])
-
-    for part in blocks(len(x), _size(x, tiles, along, by)):
-        work(part)
     return y.reshape(len(x), tiles * by.m, along.places, filters)[:, : down.places]
 
 
@@ -99,10 +94,35 @@ def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
     by = fewest(down.places)
     filters, tiles = dy.shape[3], -(-down.places // by.m)
     total = np.zeros((by.m + 2, filters, 3 * x.shape[3]), x.dtype)
-    for part in blocks(len(x), _size(x, tiles, along, by)):
-        total += contract(windows(transform(x[part], down, along, by), along), _spread(dy[part], tiles, by))
+    for part, seen in transformed(x, down, along, by):
+        total += contract(windows(seen, along), _spread(dy[part], tiles, by))
     taps = by.filters.T.astype(x.dtype) @ total.reshape(by.m + 2, -1)
     return taps.reshape(3, filters, 3, -1).transpose(1, 3, 0, 2)
+
+
+def transformed(x: Array, down: Axis, along: Axis, by: Transforms) -> Iterator[tuple[slice, Array]]:
+    """Bᵀ d for every tile of some images at a time, (m + 2, n · tiles, span, C); it holds until the next are made.
+
+    The images are copied to between zeros, which are the padding. Every part has the memory of the one before, which is
+    in the cache.
+    """
+    channels, tiles, matrix = x.shape[3], -(-down.places // by.m), by.inputs.astype(x.dtype)
+    width = along.span * channels
+    parts = list(blocks(len(x), tiles * (by.m + 2) * width * x.itemsize))
+    most = parts[0].stop if parts else 0
+    room = np.zeros((most, tiles * by.m + 2, along.span, channels), x.dtype)
+    seen = np.empty((by.m + 2) * most * tiles * width, x.dtype)
+    image, row, _, value = room.strides
+    overlapping = as_strided(room, (most, tiles, by.m + 2, width), (image, by.m * row, row, value))
+    low, high = max(0, -down.pad), min(down.length, room.shape[1] - down.pad)
+    inside = along.inside
+    columns = slice(inside.start - along.pad, inside.stop - along.pad)
+    for part in parts:
+        count = part.stop - part.start
+        room[:count, low + down.pad : high + down.pad, inside] = x[part, low:high, columns]
+        found = seen[: (by.m + 2) * count * tiles * width].reshape(by.m + 2, count, tiles, width)
+        np.matmul(matrix, overlapping[:count], out=found.transpose(1, 2, 0, 3))
+        yield part, found.reshape(by.m + 2, count * tiles, along.span, channels)
 
 
 def _matrices(weight: Array, by: Transforms) -> Array:
@@ -116,30 +136,6 @@ def _matrices(weight: Array, by: Transforms) -> Array:
     return np.asarray(matrices).reshape(by.m + 2, 3 * channels, filters)
 
 
-def transform(x: Array, down: Axis, along: Axis, by: Transforms) -> Array:
-    """Bᵀ d for every tile of rows, zeros where a column is padding: (m + 2, N · tiles, span, C)."""
-    images, height, _, channels = x.shape
-    tiles, inside, matrix = -(-down.places // by.m), along.inside, by.inputs.astype(x.dtype)
-    seen = np.empty((by.m + 2, images, tiles, along.span, channels), x.dtype)
-    seen[:, :, :, : inside.start] = 0
-    seen[:, :, :, inside.stop :] = 0
-    rows = x[:, :, inside.start - along.pad : inside.stop - along.pad].reshape(images, height, -1)
-    target = seen[:, :, :, inside].reshape(by.m + 2, images, tiles, -1).transpose(1, 2, 0, 3)
-    # the tiles that lie on the map from their first row to their last: one batch of products
-    low, high = -(-max(down.pad, 0) // by.m), (height - by.m - 2 + down.pad) // by.m + 1
-    if low < high:
-        image, row, value = rows.strides
-        begin = rows[:, low * by.m - down.pad :]
-        shape = (images, high - low, by.m + 2, rows.shape[2])
-        np.matmul(matrix, as_strided(begin, shape, (image, by.m * row, row, value)), out=target[:, low:high])
-    for tile in {*range(tiles)} - {*range(low, high)}:
-        start = tile * by.m - down.pad
-        last = max(0, min(height, start + by.m + 2))
-        first = min(max(0, start), last)
-        np.matmul(matrix[:, first - start : last - start], rows[:, first:last], out=target[:, tile])
-    return seen.reshape(by.m + 2, -1, along.span, channels)
-
-
 def _spread(dy: Array, tiles: int, by: Transforms) -> Array:
     """A dy, (m + 2, N · tiles, OW, O); the last tile may have fewer than m rows."""
     images, height, width, filters = dy.shape
@@ -150,8 +146,3 @@ def _spread(dy: Array, tiles: int, by: Transforms) -> Array:
     if whole < tiles:
         np.matmul(matrix[:, : height - whole * by.m], rows[:, whole * by.m :], out=target[:, whole])
     return given.reshape(by.m + 2, -1, width, filters)
-
-
-def _size(x: Array, tiles: int, along: Axis, by: Transforms) -> int:
-    """Bytes of one image's transformed rows."""
-    return int(tiles * (by.m + 2) * along.span * x.shape[3] * x.itemsize)
