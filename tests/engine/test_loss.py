@@ -60,3 +60,22 @@ def test_images_without_weight_have_no_loss() -> None:
     last = SoftmaxWithLoss()
     assert last.forward(np.array([[1.0, 2.0]]), np.array([[0.0, 1.0]]), np.zeros(1)) == 0
     assert not last.backward().any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_denormal_number_goes_down_the_network(dtype: str) -> None:
+    """What would become one on its way is 0 from the start, and all else is the formula's."""
+    least = np.finfo(dtype).tiny ** 0.5
+    logits = -np.linspace(0, -3 * np.log(least), 400).astype(dtype).reshape(2, 200)
+    targets = np.zeros((2, 200), dtype)
+    targets[:, 0] = 1
+    loss = SoftmaxWithLoss()
+    loss.forward(logits, targets, np.ones(2, dtype))
+    dy = loss.backward()
+    exact = np.exp(logits.astype(np.longdouble) - logits.max(axis=1, keepdims=True))
+    exact = exact / exact.sum(axis=1, keepdims=True) - targets
+    assert np.abs(dy - exact / 2).max() < 4 * np.finfo(dtype).eps
+    kept = np.abs(exact / 2) > 1.01 * least
+    assert 60 < kept.sum() < 300
+    assert np.abs(dy[kept]).min() >= least
+    assert not dy[np.abs(exact / 2) < 0.99 * least].any()
