@@ -224,7 +224,9 @@ class Predictor(ABC):
         """The test part of the runs. RunError where a network has no run, or where two held back different photos."""
         runs = [one.run for one in self.networks() if one.run]
         if len(runs) < len(self.networks()):
-            raise RunError("a model file alone has no test part; name the photos to score")
+            raise RunError(
+                "a model file alone has no test part; name the photos to score (for imori explain by --data)"
+            )
         first, *others = runs
         for other in others:
             if other.tested_on() != first.tested_on():

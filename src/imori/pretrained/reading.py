@@ -215,7 +215,8 @@ def _read(
     note: Callable[[str], None],
 ) -> Pretrained:
     """Reads a file for the first of the published widths that it fits; WeightsError says why the nearest is not it."""
-    known = [one] if one else _sized(file, checkpoints(publisher, model)) or [chosen(publisher, model)]
+    published = checkpoints(publisher, model) or [chosen(publisher, model)]
+    known = [one] if one else _sized(file, published)
     failed: WeightsError | None = None
     for wide in [width] if width is not None else dict.fromkeys(each.width for each in known):
         like = next((each for each in known if each.width == wide), known[0])
@@ -230,6 +231,8 @@ def _read(
             continue
         if not one and (doubt := _doubt(like, known, size)):
             note(f"{file} may be {doubt}")
+        elif not one and size is None and len(known) < len(published) and like.size != published[0].size:
+            note(f"{file} is taken to be for {like.size} pixels, by its name; another size is said by --size")
         how = Preprocessing(**like.preprocessing() | {"size": (high, across)}).to_data()
         card = Card(tree, (3, high, across), tuple(classes), how, model=model)
         return Pretrained(weights, card, publisher, multiplier, file)

@@ -49,7 +49,7 @@ def read_checkpoint(path: Path, layers: Collection[str] = ()) -> Weights:
     elif suffix in PYTORCH:
         held = _read_pytorch(path)
     else:
-        known = ", ".join((".safetensors", *PYTORCH))
+        known = ", ".join((".safetensors", *PYTORCH, ".h5", ".keras"))
         raise WeightsError(f"{path} is no checkpoint that can be read; name a file that ends in one of {known}")
     names = [name for name in held if name.rpartition(".")[2] not in COUNTERS]
     if not names:

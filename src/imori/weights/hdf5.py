@@ -139,7 +139,10 @@ def objects(file: File, path: Path, ignored: tuple[str, ...]) -> dict[str, Any]:
                 raise WeightsError(f"{path} holds more groups than any network, and was not read; it may be damaged")
             link = found[place].get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
-                raise WeightsError(f"{path}: {at} is a {type(link).__name__}, which leads elsewhere, and was not read")
+                kind = "no link" if link is None else f"a {type(link).__name__}, which leads elsewhere"
+                raise WeightsError(
+                    f"{path}: {at} is {kind}, and was not read; save the weights in one file, or fetch it again"
+                )
             held = found[place][name]
             if isinstance(held, h5py.Group):
                 at += "/"

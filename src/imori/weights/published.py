@@ -133,7 +133,10 @@ def remedy_for(found: Shapes, expected: Shapes, root: Node, publisher: str, fami
 
 
 def _of_its_own(publisher: str) -> str:
-    return f'The file is of another depth, width or form: build the tree of its own model with variant="{publisher}"'
+    return (
+        "The file is of another depth, width or form, or damaged: fetch it again, leave --width to the file, or build"
+        f' the tree of its own model with variant="{publisher}"'
+    )
 
 
 def _remedy_for_shapes(found: Shapes, expected: Shapes, root: Node) -> str | None:

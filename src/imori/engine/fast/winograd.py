@@ -11,7 +11,7 @@ F(2, 3) serves forward. Its outputs are exactly 0 where all that they see is 0, 
 sums of terms that hold nothing else than what the output sees. F(4, 3) halves the products, but its terms hold more,
 which then cancels: what should be an exact 0 comes out as rounding, and a ReLU behind it would let half of it pass. It
 serves backward, where no ReLU follows, unless F(2, 3) fits the rows better. Its rounding is some ten times that of the
-formula. Where a value is infinite, so are terms of both signs, and NaN comes out.
+formula. Where a value is infinite or NaN, NaN comes out, in the other rows of its tiles too.
 """
 
 from __future__ import annotations
