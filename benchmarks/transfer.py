@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--target", type=float, default=0.97)
+    parser.add_argument("--target", type=float, default=0.98)
     parser.add_argument("--only", action="append", choices=WAYS)
     parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
