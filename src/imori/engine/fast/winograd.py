@@ -10,8 +10,8 @@ The transforms B and A are small products of matrices too, which BLAS does faste
 F(2, 3) serves forward. Its outputs are exactly 0 where all that they see is 0, as the formula's are, because they are
 sums of terms that hold nothing else than what the output sees. F(4, 3) halves the products, but its terms hold more,
 which then cancels: what should be an exact 0 comes out as rounding, and a ReLU behind it would let half of it pass. It
-serves backward, where no ReLU follows, unless F(2, 3) fits the rows better. Its rounding is some ten times that of the
-formula. Where a value is infinite or NaN, NaN comes out, in the other rows of its tiles too.
+serves the gradient by the input, where no ReLU follows, unless F(2, 3) fits the rows better. Its rounding is some ten
+times that of the formula. Where a value is infinite or NaN, NaN comes out, in the other rows of its tiles too.
 """
 
 from __future__ import annotations
@@ -89,9 +89,8 @@ def correlate(x: Array, weight: Array, down: Axis, along: Axis, by: Transforms =
     return y.reshape(len(x), tiles * by.m, along.places, filters)[:, : down.places]
 
 
-def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
-    """The gradient by the weight, (O, C, 3, 3): Gᵀ (Bᵀ d ⊙ A dy), by as many products as convolutions."""
-    by = fewest(down.places)
+def weigh(dy: Array, x: Array, down: Axis, along: Axis, by: Transforms = F2) -> Array:
+    """The gradient by the weight, (O, C, 3, 3): Gᵀ (Bᵀ d ⊙ A dy), which takes four products for two rows as well."""
     filters, tiles = dy.shape[3], -(-down.places // by.m)
     total = np.zeros((by.m + 2, filters, 3 * x.shape[3]), x.dtype)
     for part, seen in transformed(x, down, along, by):
