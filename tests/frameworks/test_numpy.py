@@ -61,7 +61,7 @@ def engine_of_the_tests(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     """Every test here runs on the plain engine, and on the fast one with one worker and with two."""
     name, workers = request.param
     monkeypatch.setattr(sys.modules[__name__], "face", name)
-    monkeypatch.setattr(numpy_framework, "workers", lambda macs, threads, batch: workers)
+    monkeypatch.setattr(numpy_framework, "workers", lambda *_: workers)
 
 
 def random_weights(tree: Tree, shape: Shape = INPUT, seed: int = 0, dtype: str = "float64") -> Weights:
@@ -457,7 +457,9 @@ def test_two_workers_share_a_batch_whose_layers_take_long(monkeypatch: pytest.Mo
         quick, long = (
             imori.build(imori.model(name, 10, 1), (1, 28, 28), "numpy") for name in ("lenet", "deep_convnet")
         )
-    assert [native.workers(batch) for native in (quick, long) for batch in (1, 100, 1000)] == [1, 1, 2, 1, 2, 2]
-    for native, batch, workers in ((quick, 100, 1), (long, 100, 2)):
+    sizes = (1, 10, 100, 1000)
+    assert [native.workers(batch, False) for native in (quick, long) for batch in sizes] == [1, 1, 1, 2, 1, 1, 2, 2]
+    assert [native.workers(batch, True) for native in (quick, long) for batch in sizes] == [1, 1, 2, 2, 1, 2, 2, 2]
+    for native, batch, workers in ((quick, 10, 1), (long, 100, 2)):
         native.learn(np.zeros((batch, 1, 28, 28)), np.eye(10)[[0] * batch], np.ones(batch))
         assert native._at_work == workers

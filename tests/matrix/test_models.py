@@ -152,7 +152,7 @@ def test_all_of_it_agrees(matrix: Any, name: str, variant: str, peer: str) -> No
 @pytest.fixture(params=[1, 2], ids=["one-worker", "two-workers"])
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the machine is said to have cores for."""
-    monkeypatch.setattr(frameworks.get("numpy"), "workers", lambda macs, threads, batch: request.param)
+    monkeypatch.setattr(frameworks.get("numpy"), "workers", lambda *_: request.param)
 
 
 @pytest.mark.parametrize(("name", "variant"), cases(NETS))

@@ -165,10 +165,7 @@ class Network:
 
     def seed(self, key: int) -> None:
         """Dropout draws its next masks from this key."""
-        rng = np.random.default_rng(key)
-        for layer in every(self.body):
-            if isinstance(layer, Dropout):
-                layer.rng = rng
+        seed(self.body, key)
 
     def forward(self, images: Array, training: bool = False) -> Array:
         """images (N, C, H, W) -> logits (N, classes)."""
@@ -222,6 +219,14 @@ def judge(body: Layer, logits: Array, targets: Array, weights: Array, total: flo
             loss += head.weight * last.forward(head.logits, targets, weights, total)
             head.gradient = last.backward() * head.weight
     return loss, gradient
+
+
+def seed(body: Layer, key: int) -> None:
+    """All the dropouts of a network draw their next masks from this key, one after the other."""
+    rng = np.random.default_rng(key)
+    for layer in every(body):
+        if isinstance(layer, Dropout):
+            layer.rng = rng
 
 
 def every(layer: Layer) -> Iterator[Layer]:

@@ -44,8 +44,10 @@ SMALL = 2**26
 """Multiply-accumulates of one image. A network of fewer keeps to one of BLAS's threads: its products are so short that
 the threads would wait for each other longer than they work, and many times as long on a machine that is busy."""
 SHORT = 2**23
-"""The same of a layer and a batch, on average. For fewer the fast engine has one worker: two would wait for the
+"""The same of a layer and a batch, on average. For fewer the fast engine has one thread: two would wait for the
 interpreter, of which each layer needs some, and be slower."""
+SHORT_FOR_PROCESSES = 3 * 2**19
+"""The same where workers are processes, which wait for each other once a step, and at every batch norm."""
 
 _BLAS = ThreadpoolController()
 
@@ -80,12 +82,12 @@ def build(root: Node, weights: Weights, dtype: str, device: str, engine: str = "
     return fast.FastNetwork(body, layers, dtype, InputCheck(root), team, max(1, room // largest))
 
 
-def workers(macs: float, threads: int, batch: int) -> int:
+def workers(macs: float, threads: int, batch: int, processes: bool) -> int:
     """How many workers the fast engine has for a batch: one, or as many as the threads that BLAS has been given.
 
-    `macs` is what a layer does with an image, on average.
+    `macs` is what a layer does with an image, on average; `processes` is whether the workers would be such.
     """
-    return threads if macs * batch >= SHORT else 1
+    return threads if macs * batch >= (SHORT_FOR_PROCESSES if processes else SHORT) else 1
 
 
 def _blas_threads() -> int:

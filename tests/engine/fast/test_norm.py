@@ -8,8 +8,8 @@ import pytest
 from imori import engine as e
 from imori.engine import fast
 from imori.engine.fast import layout
-from imori.engine.fast.network import replica
-from imori.engine.fast.team import Member, Team, run, share
+from imori.engine.fast.batch import replica
+from imori.engine.fast.team import Member, Threads, run, share
 
 SHAPES = {"map": (5, 7, 4, 3), "flat": (5, 7), "one-pixel": (5, 7, 1, 1)}
 GRID = pytest.mark.parametrize("shape", list(SHAPES.values()), ids=list(SHAPES))
@@ -59,7 +59,7 @@ def test_workers_that_share_a_batch_give_what_one_gives(checks: Any, workers: in
     x, dy, given = checks.normal(5, 7, 4, 3) + 2, checks.normal(5, 7, 4, 3), weights(checks)
     alone, whole = (fast.BatchNorm(*(array.copy() for array in given)) for _ in range(2))
     y, _, dx = checks.run(alone, x, dy)
-    team, parts = Team(workers), share(7, workers)
+    team, parts = Threads(workers), share(7, workers)
     assert [part.stop - part.start for part in parts] == {2: [3, 4], 3: [2, 2, 3]}[workers]
     copies = [replica(whole, Member(team, worker, part, 7)) for worker, part in enumerate(parts)]
     found, back = [x] * workers, [x] * workers

@@ -6,12 +6,12 @@ import warnings
 import numpy as np
 import pytest
 
-from imori.engine.fast.team import Team, each, run, share
+from imori.engine.fast.team import Threads, each, run, share
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_all_are_told_what_each_has(workers: int) -> None:
-    team, heard = Team(workers), [[0]] * workers
+    team, heard = Threads(workers), [[0]] * workers
 
     def work(worker: int) -> None:
         for moment in range(20):
@@ -22,7 +22,7 @@ def test_all_are_told_what_each_has(workers: int) -> None:
 
 
 def test_what_is_drawn_is_drawn_once() -> None:
-    team, rng = Team(3), np.random.default_rng(0)
+    team, rng = Threads(3), np.random.default_rng(0)
     drawn: list[float] = []
     run([lambda: drawn.append(team.draw("mask", lambda: rng.random(3)).sum())] * 3, team)
     assert len(set(drawn)) == 1
@@ -31,7 +31,7 @@ def test_what_is_drawn_is_drawn_once() -> None:
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_nobody_waits_for_one_that_failed(failing: int) -> None:
-    team, before = Team(2), threading.active_count()
+    team, before = Threads(2), threading.active_count()
 
     def work(worker: int) -> None:
         if worker == failing:
@@ -46,7 +46,7 @@ def test_nobody_waits_for_one_that_failed(failing: int) -> None:
 def test_a_worker_is_as_quiet_as_its_caller() -> None:
     with warnings.catch_warnings(), np.errstate(over="ignore"):
         warnings.simplefilter("error")
-        run([lambda: None, lambda: np.exp(np.float32(1000)) and None], Team(2))
+        run([lambda: None, lambda: np.exp(np.float32(1000)) and None], Threads(2))
 
 
 def test_parts_differ_by_one_at_most() -> None:

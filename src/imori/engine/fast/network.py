@@ -8,25 +8,30 @@ for the memory: the gradients of all parts add up to the batch's.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from imori.engine.fast import memory
+from imori.engine.fast import forks, memory
+from imori.engine.fast.batch import Batch
+from imori.engine.fast.crew import Crew
 from imori.engine.fast.norm import BatchNorm
-from imori.engine.fast.team import Member, Shared, Team, each, run, share
+from imori.engine.fast.team import Threads, each, run, share
 from imori.engine.layer import Array, Layer, Shape
-from imori.engine.network import Aux, Container, Network, every, judge
+from imori.engine.network import Aux, Network, every
+
+LARGE = 2**22
+"""Bytes of weights, for fewer of which no thread is begun."""
 
 
 class FastNetwork(Network):
     """The plain network's results, in parts.
 
-    `images` is how many images a part had best have, `workers` how many parts of a batch of so many images run at once.
+    `images` is how many images a part had best have, `workers` how many parts of a batch of so many images run at once,
+    in processes or in threads.
     """
 
     def __init__(
@@ -35,11 +40,17 @@ class FastNetwork(Network):
         layers: Mapping[str, Layer],
         dtype: str,
         check: Callable[[Shape, bool], None] | None = None,
-        workers: Callable[[int], int] = lambda batch: 1,
+        workers: Callable[[int, bool], int] = lambda batch, processes: 1,
         images: int = 2**30,
     ) -> None:
         super().__init__(body, layers, dtype, check, threads=1)
         self.workers, self.images = workers, images
+        self.processes = forks.possible()
+        """Whether the workers of a training are processes, or threads."""
+        self._crew: Crew | None = None
+        self._key: int | None = None
+        """What the masks of the next batch are drawn from; None where they go on from the last."""
+        self._size = sum(array.nbytes for array in self.weights.values())
         self._at_work = 1
         """How many workers the last batch had."""
         memory.keep()
@@ -48,52 +59,85 @@ class FastNetwork(Network):
         """As in the plain network; in training, and where a hook looks on, in one part."""
         if training or any(layer.hook for layer in self.layers.values()):
             return super()._through(x, training)
-        parts = self._parts(x.shape[1], whole=False)
+        parts = self._parts(x.shape[1], whole=False, processes=False)
         found: list[Array] = [x] * len(parts)
 
         def infer(number: int) -> None:
             found[number] = self.body(x[:, parts[number]])
 
-        self._run(infer, len(parts), Team())
+        self._run(infer, len(parts), Threads())
         return np.concatenate(found, axis=1)
+
+    def train(self, names: Collection[str]) -> None:
+        """As in the plain network; the weights move to memory that other workers see."""
+        super().train(names)
+        self._crew = None
+        if self.processes:
+            for layer in every(self.body):
+                layer.weights.update({role: forks.moved(array) for role, array in layer.weights.items()})
+
+    def seed(self, key: int) -> None:
+        """As in the plain network."""
+        super().seed(key)
+        self._key = key
 
     def learn(self, images: Array, targets: Array, weights: Array) -> tuple[float, Array]:
         """As in the plain network."""
         if self.check is not None:
             self.check(images.shape, True)
-        x, batch, total = self._input(images), len(images), weights.sum()
+        x, key = self._input(images), self._key
+        self._key = None  # from where masks have been drawn, they go on in a way that only this process knows
         norms = any(isinstance(layer, BatchNorm) and not layer.frozen for layer in every(self.body))
-        parts = self._parts(batch, whole=norms)
-        team = Team(len(parts))
-        copies = [replica(self.body, Member(team, number, part, batch)) for number, part in enumerate(parts)]
-        losses, logits = [0.0] * len(parts), [x] * len(parts)
+        batch = Batch(x, targets, weights, self._parts(len(images), norms, self.processes))
+        crew, threads = self._crew_for(batch, key), Threads(len(batch.parts))
+        team = crew.forks if crew else threads
+        copies = [batch.copied(self.body, team, number) for number in range(len(batch.parts))]
+        losses, logits = [0.0] * len(copies), [x] * len(copies)
 
-        def pass_through(number: int) -> None:
-            body, part = copies[number], parts[number]
-            logits[number] = body(x[:, part], True).T
-            losses[number], gradient = judge(body, logits[number], targets[part], weights[part], total)
-            if body.learns:
-                body.backward(gradient.T)
+        def learn(number: int) -> None:
+            losses[number], logits[number] = batch.learn(copies[number], number)
 
-        self._run(pass_through, len(parts), team)
+        if crew:
+            with crew.at_work(batch, key):
+                for number in range(0, len(copies), crew.forks.workers):
+                    learn(number)
+            crew.collect(copies, losses, logits)
+        else:
+            self._run(learn, len(copies), threads)
         self._gather(copies)
         return math.fsum(losses), np.concatenate(logits)
 
+    def _crew_for(self, batch: Batch, key: int | None) -> Crew | None:
+        """The processes that learn with this one; None where threads do."""
+        workers = min(self._at_work, len(batch.parts))
+        if not self.processes or not 1 < workers <= forks.MOST or not Crew.can(self.body, batch, key):
+            return None
+        if self._crew is None or not self._crew.has(self.body, batch, workers):
+            self._crew = None  # ends it
+            try:
+                self._crew = Crew(self.body, batch, workers)
+            except OSError:
+                self.processes = False
+        return self._crew
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_crew": None}
+
     def each(self, task: Callable[[str], None], names: Iterable[str]) -> None:
         """As in the plain network; a worker that is free takes the next."""
-        each(task, names, self._at_work)
+        each(task, names, self._hands())
 
-    def _parts(self, batch: int, whole: bool) -> list[slice]:
+    def _parts(self, batch: int, whole: bool, processes: bool) -> list[slice]:
         """The parts of a batch for the workers that it has; where they are to be `whole` they all run at once.
 
         Where there are several, their number is even: two workers then have as many each, and one has the same parts.
         """
-        self._at_work, parts = min(self.workers(batch), batch), -(-batch // self.images)
+        self._at_work, parts = min(self.workers(batch, processes), batch), -(-batch // self.images)
         if whole:
             return share(batch, self._at_work)
         return share(batch, max(self._at_work, min(batch, parts + parts % 2 if parts > 1 else 1)))
 
-    def _run(self, task: Callable[[int], None], count: int, team: Team) -> None:
+    def _run(self, task: Callable[[int], None], count: int, team: Threads) -> None:
         """task(0) to task(count - 1), every worker its share of them."""
         workers = min(self._at_work, count)
 
@@ -115,15 +159,8 @@ class FastNetwork(Network):
             if isinstance(layer, Aux):
                 layer.logits = np.concatenate([other.logits for other in others])
 
-        each(gather, zip(every(self.body), *map(every, copies), strict=True), self._at_work)
+        each(gather, zip(every(self.body), *map(every, copies), strict=True), self._hands())
 
-
-def replica(layer: Layer, member: Member) -> Layer:
-    """A copy of a layer and all below it, for one worker: the weights are the same arrays."""
-    twin = copy.copy(layer)
-    twin.gradients = {}
-    if isinstance(twin, Container):
-        twin.children = tuple(replica(child, member) for child in twin.children)
-    if isinstance(twin, Shared):
-        twin.member = member
-    return twin
+    def _hands(self) -> int:
+        """How many threads go through the weights: the last batch's workers, unless the weights are soon done."""
+        return self._at_work if self._size >= LARGE else 1

@@ -39,9 +39,8 @@ class BatchNorm(Shared, plain.BatchNorm):
 
     def _statistics(self, lines: Array, wide: int) -> tuple[int, Array, Array]:
         """How many values a channel of the whole batch has, their mean and variance; the running ones follow."""
-        own = _moments(lines, wide)
-        told = self.tell("forward", own)
-        count = sum(each for each, _, _ in told)
+        told = [(own[0], *np.split(own[1:], 2)) for own in self.tell("forward", np.hstack(_moments(lines, wide)))]
+        count = int(sum(each for each, _, _ in told))
         if count == 1:
             raise plain.SingleValueError("a batch norm cannot train on one value a channel")
         mean = sum(each * mean for each, mean, _ in told) / count
@@ -65,8 +64,7 @@ class BatchNorm(Shared, plain.BatchNorm):
             if role in self.trained:
                 self.give(role, gradient.astype(dy.dtype))
         if count:
-            told = self.tell("backward", (dw, db))
-            dw, db = (sum(parts) / count for parts in zip(*told, strict=True))
+            dw, db = np.split(sum(self.tell("backward", np.hstack([dw, db]))) / count, 2)
         if not self.passes:
             return None
         factors = np.tile(scale * self.weights["weight"], wide)

@@ -15,15 +15,27 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from imori.engine.layer import Array, Layer
 
 Item = TypeVar("Item")
 
 
-class Team:
+class Team(Protocol):
     """What the workers of one pass share."""
+
+    def tell(self, key: Any, worker: int, value: Array) -> list[Array]:
+        """Every worker's vector of float64, in their order, once all have told it. A key is used once in a pass."""
+        ...
+
+    def draw(self, key: Any, make: Callable[[], Array]) -> Array:
+        """What is made for this key, which is the same for all."""
+        ...
+
+
+class Threads:
+    """A team of threads, for one pass."""
 
     def __init__(self, workers: int = 1) -> None:
         self._barrier = threading.Barrier(workers)
@@ -32,8 +44,8 @@ class Team:
         self._drawn: dict[Any, Array] = {}
         self._workers = workers
 
-    def tell(self, key: Any, worker: int, value: Any) -> list[Any]:
-        """Every worker's value under this key, in their order, once all have told it. A key is used once."""
+    def tell(self, key: Any, worker: int, value: Array) -> list[Array]:
+        """As in a `Team`."""
         with self._lock:
             told = self._told.setdefault(key, [None] * self._workers)
         told[worker] = value
@@ -41,7 +53,7 @@ class Team:
         return told
 
     def draw(self, key: Any, make: Callable[[], Array]) -> Array:
-        """What the first worker that asks makes."""
+        """As in a `Team`; the first worker that asks makes it."""
         with self._lock:
             if key not in self._drawn:
                 self._drawn[key] = make()
@@ -75,14 +87,14 @@ class Shared(Layer):
         """Whether it is the copy that changes what the others have too."""
         return self.member is None or self.member.worker == 0
 
-    def tell(self, moment: str, value: Any) -> list[Any]:
-        """What every copy tells at this moment of a pass, in the order of the workers."""
+    def tell(self, moment: str, value: Array) -> list[Array]:
+        """What every copy tells at this moment of a pass, in the order of the workers: vectors of float64."""
         if self.member is None:
             return [value]
         return self.member.team.tell((id(self.weights), moment), self.member.worker, value)
 
 
-def run(tasks: Sequence[Callable[[], None]], team: Team) -> None:
+def run(tasks: Sequence[Callable[[], None]], team: Threads) -> None:
     """Does the tasks at once, the first in this thread; the first error is raised again when all have ended."""
     errors: list[BaseException | None] = [None] * len(tasks)
 
@@ -118,7 +130,7 @@ def each(task: Callable[[Item], None], items: Iterable[Item], workers: int) -> N
                 return
             task(item)
 
-    run([work] * workers, Team(workers))
+    run([work] * workers, Threads(workers))
 
 
 def share(count: int, parts: int) -> list[slice]:
