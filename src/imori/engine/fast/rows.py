@@ -22,6 +22,8 @@ from imori.engine.layer import Array
 
 FEW = 32
 """Rows of one product, fewer than which are better gathered."""
+SMALL = 2**15
+"""Values of a matrix, up to which BLAS had better find its rows in one piece: a larger one it arranges itself."""
 
 
 def fits(x: Array, along: Axis) -> bool:
@@ -90,6 +92,11 @@ def contract(view: Array, dy: Array) -> Array:
     return np.asarray(np.matmul(dy.transpose(0, 2, 3, 1), view).sum(axis=1))
 
 
+def in_rows(matrices: Array) -> Array:
+    """The same, their rows in one piece if they are small."""
+    return np.ascontiguousarray(matrices) if matrices[0].size <= SMALL else matrices
+
+
 def _matrix(weight: Array) -> Array:
     """(O, C, kernel height, kernel width) -> (1, kernel width · kernel height · C, O).
 
@@ -97,7 +104,7 @@ def _matrix(weight: Array) -> Array:
     """
     filters = len(weight)
     if weight.strides[1] < weight.strides[0]:
-        return weight.transpose(0, 3, 2, 1).reshape(1, filters, -1).swapaxes(1, 2)
+        return in_rows(weight.transpose(0, 3, 2, 1).reshape(1, filters, -1).swapaxes(1, 2))
     return weight.transpose(3, 2, 1, 0).reshape(1, -1, filters)
 
 

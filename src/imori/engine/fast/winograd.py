@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from imori.engine.fast.layout import Axis, blocks
-from imori.engine.fast.rows import contract, multiply, windows
+from imori.engine.fast.rows import contract, in_rows, multiply, windows
 from imori.engine.layer import Array
 
 
@@ -130,7 +130,7 @@ def _matrices(weight: Array, by: Transforms) -> Array:
     transform = by.filters.astype(weight.dtype)
     if weight.strides[1] < weight.strides[0]:
         matrices = transform @ weight.transpose(2, 0, 3, 1).reshape(3, -1)
-        return np.asarray(matrices).reshape(by.m + 2, filters, -1).swapaxes(1, 2)
+        return in_rows(np.asarray(matrices).reshape(by.m + 2, filters, -1).swapaxes(1, 2))
     matrices = transform @ weight.transpose(2, 3, 1, 0).reshape(3, -1)
     return np.asarray(matrices).reshape(by.m + 2, 3 * channels, filters)
 
