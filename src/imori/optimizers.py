@@ -17,7 +17,7 @@ from imori.errors import RecipeError
 Array: TypeAlias = Any
 Slots: TypeAlias = dict[str, Array]
 
-CHUNK = 2**16
+CHUNK = 2**15
 """How many values of a weight `update_in_place` works on at a time, so that its terms stay in the cache."""
 
 

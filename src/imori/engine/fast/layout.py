@@ -20,7 +20,7 @@ import numpy as np
 from imori.engine.im2col import Window
 from imori.engine.layer import Array
 
-BLOCK = 2**20
+BLOCK = 3 * 2**18
 """Bytes that one step of a layer works on: what it writes is read again while it lies in a core's second cache."""
 
 
