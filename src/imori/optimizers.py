@@ -157,10 +157,21 @@ def clip(gradients: list[Array], longest: float) -> None:
 
 
 def update_in_place(
-    optimizer: Optimizer, weight: Array, gradient: Array, slots: Slots, rate: float, time: int, decayed: bool
+    optimizer: Optimizer,
+    weight: Array,
+    gradient: Array,
+    slots: Slots,
+    rate: float,
+    time: int,
+    decayed: bool,
+    worker: int = 0,
+    workers: int = 1,
 ) -> None:
-    """The optimizer's formula, which works on each value by itself, a chunk at a time; all arrays are flat."""
-    for first in range(0, weight.size, CHUNK):
+    """The optimizer's formula, which works on each value by itself, a chunk at a time; all arrays are flat.
+
+    Of several workers, each does every so manieth chunk.
+    """
+    for first in range(worker * CHUNK, weight.size, workers * CHUNK):
         part = slice(first, first + CHUNK)
         memory = {slot: line[part] for slot, line in slots.items()}
         weight[part], updated = optimizer.update(weight[part], gradient[part], memory, rate, time, decayed)

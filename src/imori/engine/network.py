@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from imori.engine.dropout import Dropout
 from imori.engine.layer import Array, Layer, Shape
 from imori.engine.loss import SoftmaxWithLoss
+
+Change: TypeAlias = Callable[[float, int, int, int], None]
+"""change(rate, time, worker, workers): a worker's share of a change of the weights by their gradients."""
 
 
 class Container(Layer):
@@ -123,6 +127,10 @@ class Aux(Container):
         return dy + own if own is not None else dy
 
 
+def nothing(rate: float, time: int, worker: int, workers: int) -> None:
+    """The change of weights that do not train."""
+
+
 class Network:
     """A whole network: images (N, C, H, W) -> logits (N, classes).
 
@@ -140,6 +148,8 @@ class Network:
         threads: int | None = None,
     ) -> None:
         self.body, self.layers, self.dtype, self.check, self.threads = body, dict(layers), dtype, check, threads
+        self.changes: Change = nothing
+        """What `change` does."""
         self.body.plan(False)
 
     @property
@@ -179,10 +189,16 @@ class Network:
         """x (C, N, H, W) -> logits (classes, N)."""
         return self.body(x, training)
 
-    def each(self, task: Callable[[str], None], names: Iterable[str]) -> None:
-        """task(name) for every weight's name; a faster network does several at once."""
-        for name in names:
-            task(name)
+    def change(self, rate: float, time: int) -> None:
+        """Changes the weights by the gradients, at some learning rate and for the time-th time, by `changes`."""
+        self.changes(rate, time, 0, 1)
+
+    def zeros_like(self, array: Array) -> Array:
+        """Zeros for what `change` keeps of a weight."""
+        return np.zeros_like(array)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"changes": nothing}  # a copy is not in training
 
     def _input(self, images: Array) -> Array:
         """images (N, C, H, W), or (N, F), as the layers take them."""

@@ -13,7 +13,7 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -30,7 +30,6 @@ from imori.weights.names import Weights, compare, weight_name
 Array: TypeAlias = npt.NDArray[Any]
 DTypeLike: TypeAlias = npt.DTypeLike
 Native: TypeAlias = Any
-Each: TypeAlias = Callable[[Callable[[str], None], Iterable[str]], None]
 
 __all__ = [
     "Array",
@@ -297,12 +296,6 @@ def check_paths(paths: Sequence[str], known: Collection[str]) -> None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def in_turn(task: Callable[[str], None], names: Iterable[str]) -> None:
-    """task(name) for every name, one after the other."""
-    for name in names:
-        task(name)
-
-
 def line(array: Array, like: Array) -> Array:
     """The values of `array` one after the other, as they lie in the memory of `like`: a view where both lie alike."""
     order = sorted(range(like.ndim), key=lambda axis: -int(like.strides[axis]))
@@ -313,31 +306,39 @@ class Memory:
     """An optimizer and its memory between steps, where the weights are arrays that can be changed in place.
 
     `weights` are those that train: the model's own arrays, contiguous in any order of their axes. `xp` is their module:
-    numpy, or one like it.
+    numpy, or one like it. `zeros_like` makes the memory, by default the module's.
     """
 
-    def __init__(self, setup: Setup, weights: Weights, xp: Any = np) -> None:
+    def __init__(
+        self, setup: Setup, weights: Weights, xp: Any = np, zeros_like: Callable[[Array], Array] | None = None
+    ) -> None:
         self._setup, self._weights, self._xp = setup, weights, xp
-        self._time = 0
-        self._slots = {
-            name: {slot: xp.zeros_like(array) for slot in setup.optimizer.slots} for name, array in weights.items()
-        }
+        self.time = 0
+        """How many updates there have been."""
+        zeros = zeros_like or xp.zeros_like
+        self._slots = {name: {slot: zeros(array) for slot in setup.optimizer.slots} for name, array in weights.items()}
 
-    def update(self, gradients: Weights, rate: float, each: Each = in_turn) -> None:
-        """One update of every weight by its gradient, after clipping; `each` does a task for every name."""
+    def update(self, gradients: Weights, rate: float) -> None:
+        """One update of every weight by its gradient, after clipping."""
+        self.begin(gradients)
+        self.change(gradients, rate, self.time)
+
+    def begin(self, gradients: Weights) -> None:
+        """What comes before the weights change: the gradients are clipped, and time goes on."""
+        if self._setup.clip is not None:
+            clip(list(gradients.values()), self._setup.clip)
+        self.time += 1
+
+    def change(self, gradients: Weights, rate: float, time: int, worker: int = 0, workers: int = 1) -> None:
+        """The update of every weight, or a worker's share of it."""
         setup = self._setup
-        if setup.clip is not None:
-            clip(list(gradients.values()), setup.clip)
-        self._time += 1
-
-        def one(name: str) -> None:
-            weight = self._weights[name]
+        for name, weight in self._weights.items():
             memory = {slot: line(array, weight) for slot, array in self._slots[name].items()}
             multiplied, decayed = rate * setup.rates.get(name, 1.0), name in setup.decayed
             values, slopes = line(weight, weight), line(gradients[name], weight)
-            update_in_place(setup.optimizer, values, slopes, memory, multiplied, self._time, decayed)
-
-        each(one, self._weights)
+            update_in_place(
+                setup.optimizer, values, slopes, memory, multiplied, time, decayed, worker=worker, workers=workers
+            )
 
     def _arrays(self) -> Weights:
         return {f"{name}/{slot}": array for name, own in self._slots.items() for slot, array in own.items()}
@@ -346,7 +347,7 @@ class Memory:
         """`Step.state`."""
         return {
             **{name: array.copy() for name, array in self._arrays().items()},
-            "time": np.array(self._time, np.int64),
+            "time": np.array(self.time, np.int64),
         }
 
     def restore(self, state: Weights) -> None:
@@ -355,4 +356,4 @@ class Memory:
         compare(state, {**{name: array.shape for name, array in arrays.items()}, "time": ()}, "the optimizer's memory")
         for name, array in arrays.items():
             array[...] = self._xp.asarray(state[name])
-        self._time = int(state["time"])
+        self.time = int(state["time"])

@@ -282,7 +282,9 @@ class NumpyStep:
         native.train(setup.trainable)
         self._native = native
         self._trained = {name: place for name, place in native.places().items() if name in setup.trainable}
-        self._memory = Memory(setup, {name: layer.weights[role] for name, (layer, role) in self._trained.items()})
+        weights = {name: layer.weights[role] for name, (layer, role) in self._trained.items()}
+        self._memory = Memory(setup, weights, zeros_like=native.zeros_like)
+        native.changes = partial(_change, self._memory, self._trained)
 
     def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:
         """The loss before the step, and the logits that gave it. A loss that is not finite changes no weight."""
@@ -293,8 +295,8 @@ class NumpyStep:
             self._native.seed(key)
             loss, logits = self._learn(images, targets, weights)
             if math.isfinite(loss):
-                gradients = {name: layer.gradients[role] for name, (layer, role) in self._trained.items()}
-                self._memory.update(gradients, float(rate), self._native.each)
+                self._memory.begin(_gradients(self._trained))
+                self._native.change(float(rate), self._memory.time)
         return loss, np.ascontiguousarray(logits)
 
     def _learn(self, images: Array, targets: Array, weights: Array) -> tuple[float, Array]:
@@ -313,3 +315,14 @@ class NumpyStep:
     def restore(self, state: Weights) -> None:
         """Goes on from a state of any framework; WeightsError if it is of other weights or another optimizer."""
         self._memory.restore(state)
+
+
+def _gradients(trained: Mapping[str, tuple[e.Layer, str]]) -> Weights:
+    return {name: layer.gradients[role] for name, (layer, role) in trained.items()}
+
+
+def _change(
+    memory: Memory, trained: Mapping[str, tuple[e.Layer, str]], rate: float, time: int, worker: int, workers: int
+) -> None:
+    """A worker's share of an update of every weight."""
+    memory.change(_gradients(trained), rate, time, worker, workers)

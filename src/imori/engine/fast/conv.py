@@ -34,7 +34,8 @@ FEW = 4
 
 def correlate(x: Array, weight: Array, down: Axis, along: Axis, zeros: bool = True) -> Array:
     """(N, H, W, C) by (O, C, kernel height, kernel width) -> (N, OH, OW, O), with exact `zeros`: see `winograd`."""
-    weight, down, along = _seen(weight, down, along)
+    (top, bottom), (left, right) = down.seen(), along.seen()
+    weight, (down, along) = weight[:, :, top:bottom, left:right], _within(down, along)
     if pointwise.fits(down, along):
         return pointwise.correlate(x, weight, down, along)
     if winograd.fits(x, len(weight), down, along):
@@ -44,25 +45,28 @@ def correlate(x: Array, weight: Array, down: Axis, along: Axis, zeros: bool = Tr
 
 def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
     """The gradient of `correlate` by the weight, (O, C, kernel height, kernel width); 0 for taps that meet no pixel."""
-    whole = np.zeros((down.taps, dy.shape[3], along.taps, x.shape[3]), dy.dtype).transpose(1, 3, 0, 2)
-    weight, down, along = _seen(whole, down, along)
-    if pointwise.fits(down, along):
-        made = pointwise.weigh(dy, x, down, along)
-    elif winograd.fits(x, dy.shape[3], down, along):
-        made = winograd.weigh(dy, x, down, along)
-    else:
-        made = rows.weigh(dy, x, down, along)
-    if made.shape == whole.shape:
+    (top, bottom), (left, right) = down.seen(), along.seen()
+    made = _weigh(dy, x, *_within(down, along))
+    if made.shape[2:] == (down.taps, along.taps):
         return made
-    weight[...] = made
+    whole = np.zeros((down.taps, dy.shape[3], along.taps, x.shape[3]), dy.dtype).transpose(1, 3, 0, 2)
+    whole[:, :, top:bottom, left:right] = made
     return whole
 
 
-def _seen(weight: Array, down: Axis, along: Axis) -> tuple[Array, Axis, Axis]:
+def _weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
+    """The same, where all taps meet pixels."""
+    if pointwise.fits(down, along):
+        return pointwise.weigh(dy, x, down, along)
+    if winograd.fits(x, dy.shape[3], down, along):
+        return winograd.weigh(dy, x, down, along)
+    return rows.weigh(dy, x, down, along)
+
+
+def _within(down: Axis, along: Axis) -> tuple[Axis, Axis]:
     """Without the taps that meet no pixel anywhere."""
     (top, bottom), (left, right) = down.seen(), along.seen()
     return (
-        weight[:, :, top:bottom, left:right],
         replace(down, taps=bottom - top, pad=down.pad - top * down.dilation),
         replace(along, taps=right - left, pad=along.pad - left * along.dilation),
     )

@@ -75,12 +75,13 @@ class Forks:
 
     def __init__(self, workers: int, told: int, work: Callable[[Forks], None]) -> None:
         self.workers, self.worker = workers, 0
-        self._parent, self._forks = os.getpid(), list[int]()
+        self._parent = os.getpid()
+        self._forks: list[int] = []
         self._told, self._moment = shared((2, workers, told), np.float64), 0
         self._words = shared((workers, ROOM), np.uint8)
         self._drawn: dict[Any, Array] = {}
         self._came = [0] * workers
-        self._doors = list[tuple[int, int]]()
+        self._doors: list[tuple[int, int]] = []
         self._end = weakref.finalize(self, _end, self._parent, self._forks, self._doors)
         try:
             for _ in range(workers):
@@ -97,13 +98,21 @@ class Forks:
             self.end()
             raise
 
+    @property
+    def alive(self) -> bool:
+        """Whether the forks are this process's, and have not been ended."""
+        return self._end.alive and os.getpid() == self._parent
+
     def end(self) -> None:
         """The forks are no more."""
         self._end()
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Inside, the forks are at work; when it ends, they have done it. After an error they are no more."""
+        """Inside, the forks are at work; when it ends, they have done it. After an error they are no more.
+
+        MemoryError where one has had no memory, RuntimeError where it has ended by something else.
+        """
         try:
             self._begin()
             yield

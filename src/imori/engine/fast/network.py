@@ -9,7 +9,7 @@ for the memory: the gradients of all parts add up to the batch's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,14 +17,11 @@ import numpy as np
 
 from imori.engine.fast import forks, memory
 from imori.engine.fast.batch import Batch
-from imori.engine.fast.crew import Crew
+from imori.engine.fast.crew import LARGE, Crew
 from imori.engine.fast.norm import BatchNorm
 from imori.engine.fast.team import Threads, each, run, share
 from imori.engine.layer import Array, Layer, Shape
 from imori.engine.network import Aux, Network, every
-
-LARGE = 2**22
-"""Bytes of weights, for fewer of which no thread is begun."""
 
 
 class FastNetwork(Network):
@@ -48,6 +45,8 @@ class FastNetwork(Network):
         self.processes = forks.possible()
         """Whether the workers of a training are processes, or threads."""
         self._crew: Crew | None = None
+        self._learned: Crew | None = None
+        """Who learned the last batch, if not threads."""
         self._key: int | None = None
         """What the masks of the next batch are drawn from; None where they go on from the last."""
         self._size = sum(array.nbytes for array in self.weights.values())
@@ -71,7 +70,7 @@ class FastNetwork(Network):
     def train(self, names: Collection[str]) -> None:
         """As in the plain network; the weights move to memory that other workers see."""
         super().train(names)
-        self._crew = None
+        self._crew = self._learned = None
         if self.processes:
             for layer in every(self.body):
                 layer.weights.update({role: forks.moved(array) for role, array in layer.weights.items()})
@@ -89,23 +88,31 @@ class FastNetwork(Network):
         self._key = None  # from where masks have been drawn, they go on in a way that only this process knows
         norms = any(isinstance(layer, BatchNorm) and not layer.frozen for layer in every(self.body))
         batch = Batch(x, targets, weights, self._parts(len(images), norms, self.processes))
-        crew, threads = self._crew_for(batch, key), Threads(len(batch.parts))
-        team = crew.forks if crew else threads
+        self._learned = crew = self._crew_for(batch, key)
+        if crew:
+            return crew.learn(batch, key)
+        team = Threads(len(batch.parts))
         copies = [batch.copied(self.body, team, number) for number in range(len(batch.parts))]
         losses, logits = [0.0] * len(copies), [x] * len(copies)
 
         def learn(number: int) -> None:
             losses[number], logits[number] = batch.learn(copies[number], number)
 
-        if crew:
-            with crew.at_work(batch, key):
-                for number in range(0, len(copies), crew.forks.workers):
-                    learn(number)
-            crew.collect(copies, losses, logits)
-        else:
-            self._run(learn, len(copies), threads)
+        self._run(learn, len(copies), team)
         self._gather(copies)
         return math.fsum(losses), np.concatenate(logits)
+
+    def change(self, rate: float, time: int) -> None:
+        """As in the plain network, by the workers who learned the last batch, each a share."""
+        if self._learned:
+            self._learned.change(rate, time)
+            return
+        hands = self._hands()
+        run([partial(self.changes, rate, time, worker, hands) for worker in range(hands)], Threads(hands))
+
+    def zeros_like(self, array: Array) -> Array:
+        """As in the plain network; other workers see them."""
+        return forks.shared(array.shape, array.dtype, array.strides) if self.processes else super().zeros_like(array)
 
     def _crew_for(self, batch: Batch, key: int | None) -> Crew | None:
         """The processes that learn with this one; None where threads do."""
@@ -113,19 +120,15 @@ class FastNetwork(Network):
         if not self.processes or not 1 < workers <= forks.MOST or not Crew.can(self.body, batch, key):
             return None
         if self._crew is None or not self._crew.has(self.body, batch, workers):
-            self._crew = None  # ends it
+            self._crew = self._learned = None  # ends it
             try:
-                self._crew = Crew(self.body, batch, workers)
+                self._crew = Crew(self.body, batch, workers, self.changes)
             except OSError:
                 self.processes = False
         return self._crew
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_crew": None}
-
-    def each(self, task: Callable[[str], None], names: Iterable[str]) -> None:
-        """As in the plain network; a worker that is free takes the next."""
-        each(task, names, self._hands())
+        return super().__getstate__() | {"_crew": None, "_learned": None}
 
     def _parts(self, batch: int, whole: bool, processes: bool) -> list[slice]:
         """The parts of a batch for the workers that it has; where they are to be `whole` they all run at once.
