@@ -10,7 +10,8 @@ medians over the steps; a ratio is the median of the rounds' ratios, each of two
 the machine does for longer falls on both. With one thread it is processor time, which a busy machine lengthens little.
 BLAS's share is that of the products of matrices and of the dense layers, measured in one more run with one thread; its
 peak is that of a product of two matrices of 1024×1024 on this machine. Memory is the most that a process had, its
-interpreter included, which does a step and nothing else; for VGG16 at 224×224 too.
+interpreter included, which does a step and nothing else, and its forks (what they share is counted for each); for VGG16
+at 224×224 too.
 """
 
 from __future__ import annotations
@@ -164,8 +165,9 @@ def run(task: str, *arguments: Any) -> float:
     if task == "memory":
         name, candidate, size = arguments
         CASES[name] = CASES[name]._replace(size=size)
-        step_of(name, candidate)()
-        return (peak_memory() or float("nan")) / 2**30
+        step = step_of(name, candidate)
+        step()
+        return (peak_memory() or float("nan")) / 2**30  # while its forks are there
     name, candidate, steps = arguments
     return {"time": timed, "share": share_of_blas}[task](step_of(name, candidate), steps)
 

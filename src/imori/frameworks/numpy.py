@@ -48,6 +48,8 @@ SHORT = 2**23
 interpreter, of which each layer needs some, and be slower."""
 SHORT_FOR_PROCESSES = 3 * 2**19
 """The same where workers are processes, which wait for each other once a step, and at every batch norm."""
+GRADIENTS = 2**31
+"""Bytes of all workers' gradients: a network of more weights has fewer workers."""
 
 _BLAS = ThreadpoolController()
 
@@ -78,12 +80,13 @@ def build(root: Node, weights: Weights, dtype: str, device: str, engine: str = "
         return e.Network(body, layers, dtype, InputCheck(root), threads=1 if macs < SMALL else None)
     largest = max(math.prod(node.output) for node in nodes) * np.dtype(dtype).itemsize
     room = max(CACHE, sum(array.nbytes for array in own.values()))
-    team = partial(workers, macs / sum(not node.children for node in nodes), _blas_threads())
+    most = min(_blas_threads(), max(1, GRADIENTS // max(1, sum(array.nbytes for array in own.values()))))
+    team = partial(workers, macs / sum(not node.children for node in nodes), most)
     return fast.FastNetwork(body, layers, dtype, InputCheck(root), team, max(1, room // largest))
 
 
 def workers(macs: float, threads: int, batch: int, processes: bool) -> int:
-    """How many workers the fast engine has for a batch: one, or as many as the threads that BLAS has been given.
+    """How many workers the fast engine has for a batch: one, or `threads`, as many as BLAS has been given.
 
     `macs` is what a layer does with an image, on average; `processes` is whether the workers would be such.
     """

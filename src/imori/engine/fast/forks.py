@@ -186,7 +186,10 @@ class Forks:
                 os._exit(1)
             return
         for worker, fork in enumerate(self._forks, 1):
-            ended, status = os.waitpid(fork, os.WNOHANG)
+            try:
+                ended, status = os.waitpid(fork, os.WNOHANG)
+            except ChildProcessError:  # somebody else has waited for it, and knows how it ended
+                ended, status = fork, 0
             if ended:
                 self._forks.remove(fork)
                 kind, _, words = self._words[worker].tobytes().rstrip(b"\0").decode(errors="replace").partition(": ")
