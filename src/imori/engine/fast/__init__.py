@@ -3,7 +3,8 @@
 Each trick is a file of its own, which says what it is and whose. To read it whole: `layout` (channels last), `rows`,
 `pointwise`, `columns`, `winograd` and `depthwise` (convolutions, each for its windows), `conv` (which is for which, and
 their gradients), `pool`, `norm`, `team` and `batch` (several workers at one batch), `forks` and `crew` (which are
-processes), `dropout`, `memory` (buffers reused), and `network`. A layer that is not here has nothing to gain, and is the plain one.
+processes), `dropout`, `memory` (buffers reused), and `network`. A layer that is not here has nothing to gain, and is
+the plain one.
 """
 
 from imori.engine.fast.conv import Convolution, ConvTranspose, Depthwise, simple

@@ -195,7 +195,7 @@ class Forks:
                 kind, _, words = self._words[worker].tobytes().rstrip(b"\0").decode(errors="replace").partition(": ")
                 if kind == "MemoryError" or os.WIFSIGNALED(status):  # the system kills one where memory is full
                     raise MemoryError(words)
-                raise RuntimeError(f"a worker has ended by {kind}: {words}")
+                raise RuntimeError(f"a worker has ended by {kind}: {words}" if kind else "a worker has ended")
 
 
 def _end(parent: int, forks: list[int], doors: list[tuple[int, int]]) -> None:
