@@ -19,6 +19,8 @@ SHARE = 0.875
 EPOCHS, TUNING_EPOCHS = 20, 5
 TUNING_RATE = 0.1
 """Of the rate from nothing, what fine-tuning takes: trained weights are near where they shall be."""
+FEW = 1_000_000
+"""Weights, with which a network of up to eight layers is still a small one, as `deep_convnet` is and AlexNet is not."""
 OF_PHASES = {
     "head": ("head", "both"),
     "head_epochs": ("head", "both"),
@@ -99,10 +101,14 @@ def preprocessed(recipe: Recipe, splits: Splits, given: Card | None) -> tuple[Re
 
 
 def filled(recipe: Recipe, root: Node, splits: Splits) -> Recipe:
-    """The recipe with a rate and an augmentation, where it left them open."""
+    """The recipe with a rate and an augmentation, where it left them open.
+
+    Without norms a deep network of many weights bears a tenth of the rate only.
+    """
     layers = [node.layer for node in flat(root)]
     normalised = any(isinstance(layer, t.BatchNorm) for layer in layers)
-    shallow = sum(isinstance(layer, (t.Conv, t.Depthwise, t.Linear)) for layer in layers) <= 6
+    depth = sum(isinstance(layer, (t.Conv, t.Depthwise, t.Linear)) for layer in layers)
+    shallow = depth <= 6 or (depth <= 8 and sum(node.parameters for node in flat(root)) <= FEW)
     adaptive = recipe.opt in ("adam", "adamw", "rmsprop")
     if normalised or shallow:
         lr = 1e-3 if adaptive else 1e-2 if recipe.opt == "adagrad" else 0.1 * recipe.batch_size / 256
