@@ -460,7 +460,7 @@ def test_two_workers_share_a_batch_whose_layers_take_long(monkeypatch: pytest.Mo
     sizes = (1, 10, 100, 1000)
     assert [native.workers(batch, False) for native in (quick, long) for batch in sizes] == [1, 1, 1, 2, 1, 1, 2, 2]
     assert [native.workers(batch, True) for native in (quick, long) for batch in sizes] == [1, 1, 2, 2, 1, 2, 2, 2]
-    monkeypatch.setattr(numpy_framework, "GRADIENTS", 2**20)  # which the weights of one worker fill
+    monkeypatch.setattr(numpy_framework, "GRADIENTS", 2**19)  # which the weights of one worker fill
     with numpy_framework._BLAS.limit(limits=2, user_api="blas"):
         heavy = imori.build(imori.model("deep_convnet", 10, 1), (1, 28, 28), "numpy")
     assert heavy.workers(1000, True) == 1

@@ -79,8 +79,8 @@ def build(root: Node, weights: Weights, dtype: str, device: str, engine: str = "
     if engine == "plain":
         return e.Network(body, layers, dtype, InputCheck(root), threads=1 if macs < SMALL else None)
     largest = max(math.prod(node.output) for node in nodes) * np.dtype(dtype).itemsize
-    room = max(CACHE, sum(array.nbytes for array in own.values()))
-    most = min(_blas_threads(), max(1, GRADIENTS // max(1, sum(array.nbytes for array in own.values()))))
+    size = sum(array.nbytes for array in own.values())
+    room, most = max(CACHE, size), min(_blas_threads(), max(1, GRADIENTS // max(1, size)))
     team = partial(workers, macs / sum(not node.children for node in nodes), most)
     return fast.FastNetwork(body, layers, dtype, InputCheck(root), team, max(1, room // largest))
 
