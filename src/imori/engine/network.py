@@ -193,6 +193,9 @@ class Network:
         """Changes the weights by the gradients, at some learning rate and for the time-th time, by `changes`."""
         self.changes(rate, time, 0, 1)
 
+    def settle(self) -> None:
+        """Before weights are written: they are this process's own."""
+
     def zeros_like(self, array: Array) -> Array:
         """Zeros for what `change` keeps of a weight."""
         return np.zeros_like(array)

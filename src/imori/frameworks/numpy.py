@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -207,6 +208,7 @@ def owns(native: object) -> bool:
 
 def load(native: e.Network, weights: Weights) -> None:
     """Copies canonical weights into the network's own arrays."""
+    native.settle()
     own = native.weights
     compare(weights, {name: array.shape for name, array in own.items()})
     for name, array in own.items():
@@ -279,18 +281,23 @@ class NumpyStep:
 
     def __init__(self, native: e.Network, setup: Setup) -> None:
         check_setup("numpy", setup, native.weights, native.dtype)
-        for path, layer in native.layers.items():
-            if isinstance(layer, e.BatchNorm):
-                layer.frozen = path in setup.frozen
-        native.train(setup.trainable)
-        self._native = native
+        self._native, self._setup, self._process = native, setup, os.getpid()
+        self._take()
         self._trained = {name: place for name, place in native.places().items() if name in setup.trainable}
         weights = {name: layer.weights[role] for name, (layer, role) in self._trained.items()}
         self._memory = Memory(setup, weights, zeros_like=native.zeros_like)
-        native.changes = partial(_change, self._memory, self._trained)
+        native.changes = self._changes = partial(_change, self._memory, self._trained)
 
     def __call__(self, images: Array, targets: Array, weights: Array, rate: float, key: int) -> tuple[float, Array]:
-        """The loss before the step, and the logits that gave it. A loss that is not finite changes no weight."""
+        """The loss before the step, and the logits that gave it. A loss that is not finite changes no weight.
+
+        ImoriError in another process than it was prepared in.
+        """
+        if self._process != os.getpid():
+            raise ImoriError("this training is of another process, whose weights it has; prepare one in this process")
+        if self._native.changes is not self._changes:  # another training has had the network meanwhile
+            self._take()
+            self._native.changes = self._changes
         dtype = self._native.dtype
         targets, weights = np.asarray(targets, dtype), np.asarray(weights, dtype)
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the loss tells
@@ -301,6 +308,13 @@ class NumpyStep:
                 self._memory.begin(_gradients(self._trained))
                 self._native.change(float(rate), self._memory.time)
         return loss, np.ascontiguousarray(logits)
+
+    def _take(self) -> None:
+        """The network trains as this training wants it to."""
+        for path, layer in self._native.layers.items():
+            if isinstance(layer, e.BatchNorm):
+                layer.frozen = path in self._setup.frozen
+        self._native.train(self._setup.trainable)
 
     def _learn(self, images: Array, targets: Array, weights: Array) -> tuple[float, Array]:
         try:

@@ -232,3 +232,20 @@ def test_one_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Forks, "_serve", lambda *_: time.sleep(60))
     with pytest.raises(TimeoutError):
         Forks(2, 1, lambda forks: None)
+
+
+def test_a_signal_that_comes_with_the_fork_does_not_let_it_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    really = os.fork
+
+    def fork() -> int:
+        process = really()
+        if not process:
+            os.kill(os.getpid(), signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(os, "fork", fork)
+    forks = Forks(2, 1, lambda forks: None)
+    with forks.step():
+        pass
+    forks.end()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -12,7 +12,7 @@ import pytest
 import imori
 from imori import engine, frameworks, optimizers
 from imori.engine import every
-from imori.engine.fast import crew
+from imori.engine.fast import crew, forks
 from imori.engine.fast.forks import moved, possible
 from imori.frameworks.base import Setup
 from imori.optimizers import Adam
@@ -367,3 +367,83 @@ def test_the_processes_end_with_their_network() -> None:
     del training
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+@FORKS
+@pytest.mark.parametrize("what", ["prepares", "loads", "learns", "goes on"])
+def test_what_a_copy_of_the_process_does_changes_no_weight_here(what: str) -> None:
+    training = Training(NETS["with-norms"], True)
+    training(1)
+    before = {name: array.copy() for name, array in training.native.weights.items()}
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            match what:
+                case "prepares":
+                    training.prepare()
+                    training(2)
+                    code = 0 if training.forks else 2
+                    training.native.train(())
+                case "loads":
+                    frameworks.get("numpy").load(training.native, {name: 0 * array for name, array in before.items()})
+                    code = 0 if not training.native.weights["end.fc.weight"].any() else 2
+                case "learns":
+                    training.native.learn(np.ones((COUNT, *SHAPE)), np.eye(CLASSES)[[0] * COUNT], np.ones(COUNT))
+                    code = 0
+                case "goes on":
+                    with pytest.raises(imori.ImoriError, match="another process"):
+                        training(2)
+                    code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(process, 0)[1] == 0
+    assert all(np.array_equal(array, before[name]) for name, array in training.native.weights.items())
+    processes = training.forks
+    training(2)
+    assert training.forks == processes
+
+
+@HOW
+def test_two_trainings_of_one_network_take_turns(processes: bool) -> None:
+    names = frozenset({"end.fc.weight", "stem.conv.weight"})
+    found = []
+    for alone in (False, True):
+        native = imori.build(NETS["with-norms"], SHAPE, "numpy", dtype="float64")
+        native.workers, native.processes = lambda *_: 2, processes
+        weights = imori.dump_weights(native)
+        prepare = frameworks.get("numpy").prepare
+        first = prepare(native, Setup(Adam(), names, precision="float64"))
+        second = prepare(native, Setup(Adam(), frozenset({"end.fc.bias"}), precision="float64"))
+        images, targets = np.ones((COUNT, *SHAPE)), np.eye(CLASSES)[np.arange(COUNT) % CLASSES]
+        for key, step in enumerate([first, second, first, second]):
+            if alone and step is second:
+                continue
+            frameworks.get("numpy").load(native, weights)
+            step(images, targets, np.ones(COUNT), 0.01, key)
+        found.append(first.state())
+    assert found[0].keys() == found[1].keys()
+    assert found[0]["time"] == 2
+    assert all(np.array_equal(array, found[1][name]) for name, array in found[0].items())
+
+
+@FORKS
+def test_without_dropout_any_key_will_do() -> None:
+    tree = Chain(conv=Conv(8, 3), flatten=Flatten(), fc=Linear(CLASSES))
+    losses = []
+    for processes in (True, False):
+        training = Training(tree, processes)
+        training(2**63 + 1)
+        assert bool(training.forks) == processes
+        losses.append(training.found[0][0])
+    assert losses[0] == losses[1]
+
+
+@FORKS
+def test_if_the_processes_end_at_once_threads_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks.Forks, "_serve", lambda *_: os._exit(3))
+    monkeypatch.setattr(forks, "SECOND", 50)
+    training = Training(NETS["with-norms"], True)
+    training(1)
+    assert not training.forks
+    assert training.native.processes is False

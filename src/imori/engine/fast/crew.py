@@ -83,7 +83,7 @@ class Crew:
 
     def learn(self, batch: Batch, key: int | None) -> tuple[float, Array]:
         """The loss and the logits (N, classes) of a batch. The layers have its gradients until the next one."""
-        self._about[:] = batch.count, len(batch.parts), key or 0
+        self._about[:] = batch.count, len(batch.parts), key if key is not None and key < KEYS else 0
         here = self._present()
         here.x[...], here.targets[...], here.weights[...] = batch.x, batch.targets, batch.weights
         self._do("learn")

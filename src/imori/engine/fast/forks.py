@@ -1,4 +1,4 @@
-"""Workers that are processes: forks of this one, which stay for the length of a training.
+"""Workers that are processes: forks of this one, which stay as long as their network, or until it trains anew.
 
 Threads of Python have one interpreter, and each of them waits for it between any two calls of NumPy: a layer of a dozen
 short calls gains nothing by a second thread. A fork has an interpreter of its own. It begins as a copy of this process,
@@ -37,6 +37,8 @@ READY = 20.0
 """Seconds in which a fork must have shown that it works."""
 MOST = 256
 """Workers, whose numbers are bytes."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM) + ((signal.SIGHUP,) if sys.platform != "win32" else ())
+"""What all processes of a terminal are sent, and the first one answers."""
 ROOM = 4096
 """Bytes for the last words of a fork."""
 
@@ -87,12 +89,16 @@ class Forks:
             for _ in range(workers):
                 self._doors.append(os.pipe())
             for worker in range(1, workers):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # that other threads run: a fork has nothing to do with them
-                    fork = os.fork()
-                if not fork:
-                    self._serve(worker, work)
-                self._forks.append(fork)
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until a fork ignores them
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # that other threads run: a fork has nothing to do with them
+                        fork = os.fork()
+                    if not fork:
+                        self._serve(worker, work, before)
+                    self._forks.append(fork)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self._meet(READY)
         except BaseException:
             self.end()
@@ -140,12 +146,13 @@ class Forks:
         self._drawn.clear()
         self._meet()
 
-    def _serve(self, worker: int, work: Callable[[Forks], None]) -> NoReturn:
+    def _serve(self, worker: int, work: Callable[[Forks], None], mask: set[int | signal.Signals]) -> NoReturn:
         """A fork's life. It ends by a signal, or when the one that it is a copy of is no more."""
         try:
             gc.disable()  # what is no longer needed is the other's to clear away
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # which all of them are sent
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self.worker = worker
             with np.errstate(all="ignore"):
                 np.matmul(*np.ones((2, 64, 64), np.float32))  # BLAS works here, too
@@ -194,7 +201,7 @@ class Forks:
                 self._forks.remove(fork)
                 kind, _, words = self._words[worker].tobytes().rstrip(b"\0").decode(errors="replace").partition(": ")
                 if kind == "MemoryError" or os.WIFSIGNALED(status):  # the system kills one where memory is full
-                    raise MemoryError(words)
+                    raise MemoryError(words or "a worker has been killed, as the system does where memory is full")
                 raise RuntimeError(f"a worker has ended by {kind}: {words}" if kind else "a worker has ended")
 
 

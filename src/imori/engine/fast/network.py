@@ -9,6 +9,7 @@ for the memory: the gradients of all parts add up to the batch's.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -45,6 +46,8 @@ class FastNetwork(Network):
         self.processes = forks.possible()
         """Whether the workers of a training are processes, or threads."""
         self._crew: Crew | None = None
+        self._trainer: int | None = None
+        """The process that `train` was called in, which has the shared weights."""
         self._learned: Crew | None = None
         """Who learned the last batch, if not threads."""
         self._key: int | None = None
@@ -70,10 +73,19 @@ class FastNetwork(Network):
     def train(self, names: Collection[str]) -> None:
         """As in the plain network; the weights move to memory that other workers see."""
         super().train(names)
+        self.settle()
         self._crew = self._learned = None
+        self._trainer = os.getpid()
         if self.processes:
             for layer in every(self.body):
                 layer.weights.update({role: forks.moved(array) for role, array in layer.weights.items()})
+
+    def settle(self) -> None:
+        """As in the plain network; in a process that somebody else has forked since `train`, the weights are copied."""
+        if self._trainer not in (None, os.getpid()):
+            self._crew = self._learned = self._trainer = None
+            for layer in every(self.body):
+                layer.weights.update({role: np.copy(array, order="K") for role, array in layer.weights.items()})
 
     def seed(self, key: int) -> None:
         """As in the plain network."""
@@ -84,6 +96,7 @@ class FastNetwork(Network):
         """As in the plain network."""
         if self.check is not None:
             self.check(images.shape, True)
+        self.settle()
         x, key = self._input(images), self._key
         self._key = None  # from where masks have been drawn, they go on in a way that only this process knows
         norms = any(isinstance(layer, BatchNorm) and not layer.frozen for layer in every(self.body))
@@ -123,12 +136,12 @@ class FastNetwork(Network):
             self._crew = self._learned = None  # ends it
             try:
                 self._crew = Crew(self.body, batch, workers, self.changes)
-            except OSError:
+            except (OSError, RuntimeError, MemoryError):  # none is to be had, or it ends at once
                 self.processes = False
         return self._crew
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_crew": None, "_learned": None}
+        return super().__getstate__() | {"_crew": None, "_learned": None, "_trainer": None}
 
     def _parts(self, batch: int, whole: bool, processes: bool) -> list[slice]:
         """The parts of a batch for the workers that it has; where they are to be `whole` they all run at once.
