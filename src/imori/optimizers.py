@@ -169,7 +169,7 @@ def update_in_place(
 ) -> None:
     """The optimizer's formula, which works on each value by itself, a chunk at a time; all arrays are flat.
 
-    Of several workers, each does every so manieth chunk.
+    Of several workers, each does the chunks whose number leaves its own, divided by theirs.
     """
     for first in range(worker * CHUNK, weight.size, workers * CHUNK):
         part = slice(first, first + CHUNK)

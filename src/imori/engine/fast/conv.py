@@ -34,8 +34,8 @@ FEW = 4
 
 def correlate(x: Array, weight: Array, down: Axis, along: Axis, zeros: bool = True) -> Array:
     """(N, H, W, C) by (O, C, kernel height, kernel width) -> (N, OH, OW, O), with exact `zeros`: see `winograd`."""
-    (top, bottom), (left, right) = down.seen(), along.seen()
-    weight, (down, along) = weight[:, :, top:bottom, left:right], _within(down, along)
+    taps, down, along = _seen(down, along)
+    weight = weight[:, :, *taps]
     if pointwise.fits(down, along):
         return pointwise.correlate(x, weight, down, along)
     if winograd.fits(x, len(weight), down, along):
@@ -45,12 +45,12 @@ def correlate(x: Array, weight: Array, down: Axis, along: Axis, zeros: bool = Tr
 
 def weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
     """The gradient of `correlate` by the weight, (O, C, kernel height, kernel width); 0 for taps that meet no pixel."""
-    (top, bottom), (left, right) = down.seen(), along.seen()
-    made = _weigh(dy, x, *_within(down, along))
+    taps, met_down, met_along = _seen(down, along)
+    made = _weigh(dy, x, met_down, met_along)
     if made.shape[2:] == (down.taps, along.taps):
         return made
     whole = np.zeros((down.taps, dy.shape[3], along.taps, x.shape[3]), dy.dtype).transpose(1, 3, 0, 2)
-    whole[:, :, top:bottom, left:right] = made
+    whole[:, :, *taps] = made
     return whole
 
 
@@ -63,10 +63,11 @@ def _weigh(dy: Array, x: Array, down: Axis, along: Axis) -> Array:
     return rows.weigh(dy, x, down, along)
 
 
-def _within(down: Axis, along: Axis) -> tuple[Axis, Axis]:
-    """Without the taps that meet no pixel anywhere."""
+def _seen(down: Axis, along: Axis) -> tuple[tuple[slice, slice], Axis, Axis]:
+    """The taps that meet a pixel somewhere, and the axes without the others."""
     (top, bottom), (left, right) = down.seen(), along.seen()
     return (
+        (slice(top, bottom), slice(left, right)),
         replace(down, taps=bottom - top, pad=down.pad - top * down.dilation),
         replace(along, taps=right - left, pad=along.pad - left * along.dilation),
     )
