@@ -2,6 +2,7 @@
 
     python benchmarks/step_numpy.py                                    # every case, some ten minutes
     python benchmarks/step_numpy.py --case deep_convnet --rounds 5 --steps 15 --threads 2
+    python benchmarks/step_numpy.py --profile                          # where the time goes, on one thread
 
 A step takes a batch of float32 arrays through forward, backward and the optimizer, and gives the loss as a number.
 Each candidate runs in a process of its own, one after the other, over several rounds that begin with another of them:
@@ -17,6 +18,7 @@ at 224×224 too.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import os
 import statistics
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -61,7 +64,9 @@ CASES = {
     "mobilenet_v2": Case("mobilenet_v2", 3, 96, 8, SGD(), 9, 3.0),
     "vgg16": Case("vgg16", 3, 112, 8, SGD(), 3, 1.5),
 }
-CANDIDATES = ("imori, fast", "torch", "torch, channels_last", "imori, plain", "textbook")
+CANDIDATES = ("imori, fast", "torch", "torch, channels_last", "imori, plain", "imori, threads", "textbook")
+"""Of imori's engine the fast face, whose workers are processes where there are forks; the plain one; and the fast one
+with threads as workers."""
 OURS = "imori, fast"
 
 
@@ -86,7 +91,8 @@ def built_step(case: Case, candidate: str) -> Step:
         native = imori.build(tree, shape, "torch")
         native.to(memory_format=torch.channels_last if "last" in candidate else torch.contiguous_format)
     else:
-        native = imori.build(tree, shape, "numpy", engine=candidate.partition(", ")[2])
+        native = imori.build(tree, shape, "numpy", engine="plain" if candidate == "imori, plain" else "fast")
+        native.processes = candidate == OURS and getattr(native, "processes", False)
     names = frozenset(name for name in imori.dump_weights(native) if name.endswith(("weight", "bias")))
     step = frameworks.of(native).prepare(native, Setup(case.optimizer, names))
     targets, weights = np.eye(CLASSES, dtype=np.float32)[labels], np.ones(case.batch, np.float32)
@@ -148,17 +154,38 @@ def peak() -> float:
     return 2 * n**3 / fastest / 1e9
 
 
+def profile(step: Step, steps: int) -> None:
+    """Prints the share of the time that the functions take which take most, what they call not included."""
+    step()
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(steps):
+        step()
+    profiler.disable()
+    entries = sorted(profiler.getstats(), key=lambda entry: -entry.inlinetime)
+    total = sum(entry.inlinetime for entry in entries)
+    for entry in entries[:16]:
+        code = entry.code
+        name = code if isinstance(code, str) else f"{Path(code.co_filename).stem}.{code.co_qualname}"
+        print(f"  {100 * entry.inlinetime / total:5.1f} %  {name}")
+
+
 def fresh(task: str, threads: int, *arguments: object) -> float:
     """What a fresh process finds."""
+    return float(said(task, threads, *arguments).split()[-1])
+
+
+def said(task: str, threads: int, *arguments: object) -> str:
+    """What a fresh process prints."""
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     command = [sys.executable, __file__, "--run", json.dumps([task, *arguments])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return float(done.stdout.split()[-1])
+    return done.stdout
 
 
-def run(task: str, *arguments: Any) -> float:
+def run(task: str, *arguments: Any) -> float | None:
     """The task of a fresh process."""
     if task == "peak":
         return peak()
@@ -169,7 +196,7 @@ def run(task: str, *arguments: Any) -> float:
         step()
         return (peak_memory() or float("nan")) / 2**30  # while its forks are there
     name, candidate, steps = arguments
-    return {"time": timed, "share": share_of_blas}[task](step_of(name, candidate), steps)
+    return {"time": timed, "share": share_of_blas, "profile": profile}[task](step_of(name, candidate), steps)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -207,14 +234,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--profile", action="store_true", help="print where a step's time goes, on one thread")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        print(run(*arguments.run))
+        found = run(*arguments.run)
+        if found is not None:
+            print(found)
         return
     print(f"{machine('numpy', 'torch')}; a median over {arguments.rounds} rounds")
     print(f"BLAS does {fresh('peak', 1):.0f} GFLOP/s on one thread")
     for name in arguments.case or CASES:
+        if arguments.profile:
+            print(f"{name}\n{said('profile', 1, name, OURS, CASES[name].steps)}", end="", flush=True)
+            continue
         measure(name, arguments.rounds, arguments.steps, arguments.threads)
 
 
